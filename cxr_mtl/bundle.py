@@ -1,0 +1,281 @@
+"""The bundle: a folder that can answer, and the one door for weights.
+
+    weights.safetensors   all weights, float32
+    bundle.yaml           what the weights mean: encoder, ontology, findings, calibration, operating points, versions
+    split.csv             which film was in which split
+    results.json          once evaluated
+    model_card.md         for people
+
+No pickle. Loading checks names and shapes of every weight and says which differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cxr_mtl.config import ModelConfig
+from cxr_mtl.errors import CheckpointError, CxrError
+from cxr_mtl.metrics.calibrate import Calibration
+from cxr_mtl.model.multitask import MEAN, SPREAD, MultiTaskModel, make_model
+from cxr_mtl.ontology import Ontology
+
+SCHEMA = "cxr-mtl.bundle/1"
+WEIGHTS, DESCRIPTION, SPLIT, RESULTS, CARD = (
+    "weights.safetensors",
+    "bundle.yaml",
+    "split.csv",
+    "results.json",
+    "model_card.md",
+)
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pydicom", "pillow")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``bundle.yaml`` says.
+
+    Attributes:
+        name: of the model.
+        version: of the model, such as 1.0.
+        model: how to build the network.
+        ontology: all nodes; their order is that of every output.
+        trained: findings that had enough films; the others answer ``not_trained``.
+        box_findings: the findings of the box head, in its order.
+        findings_calibration: of the findings head's logits.
+        hierarchy_calibration: of the hierarchy head's conditional logits.
+        operating_points: threshold by finding, by name of the point.
+        rules: what each operating point means, in words, and what it reached on the films that fitted it.
+        box_min_score: boxes scored lower are not shown.
+        fitted_on: the films that fitted calibration, thresholds and box_min_score.
+        config: the run file in force.
+    """
+
+    name: str
+    version: str
+    model: ModelConfig
+    ontology: Ontology
+    trained: tuple[str, ...]
+    box_findings: tuple[str, ...]
+    findings_calibration: Calibration
+    hierarchy_calibration: Calibration
+    operating_points: Mapping[str, Mapping[str, float]]
+    rules: Mapping[str, Any]
+    box_min_score: float
+    fitted_on: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "version": self.version,
+            "research_use_only": True,
+            "encoder": self.model.model_dump(mode="json"),
+            "heads": {
+                "findings": list(self.ontology.names),
+                "hierarchy": list(self.ontology.names),
+                "boxes": list(self.box_findings),
+            },
+            "trained": list(self.trained),
+            "input": {"size": self.model.image_size, "channels": 1, "mean": MEAN, "spread": SPREAD},
+            "calibration": {
+                "findings": self.findings_calibration.to_dict(self.ontology.names),
+                "hierarchy": self.hierarchy_calibration.to_dict(self.ontology.names),
+                "fitted_on": dict(self.fitted_on),
+            },
+            "operating_points": {name: dict(values) for name, values in self.operating_points.items()},
+            "operating_point_rules": dict(self.rules),
+            "box_min_score": self.box_min_score,
+            "ontology": self.ontology.to_dict(),
+            "versions": {"cxr-mtl": _version("cxr-mtl")} | {name: _version(name) for name in LIBRARIES},
+            "config": dict(self.config),
+        }
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Description:
+        """Raises KeyError, TypeError or ValueError where the tree is not what ``to_dict`` makes."""
+        if tree["schema"] != SCHEMA:
+            raise ValueError(f"schema {tree['schema']}, expected {SCHEMA}")
+        ontology = Ontology.from_dict(tree["ontology"])
+        if list(ontology.names) != tree["heads"]["findings"]:
+            raise ValueError("heads.findings and ontology name different findings")
+        if (tree["input"]["mean"], tree["input"]["spread"]) != (MEAN, SPREAD):
+            raise ValueError("input: normalised otherwise than this version of cxr-mtl does")
+        return cls(
+            name=tree["name"],
+            version=str(tree["version"]),
+            model=ModelConfig.model_validate(tree["encoder"]),
+            ontology=ontology,
+            trained=tuple(tree["trained"]),
+            box_findings=tuple(tree["heads"]["boxes"]),
+            findings_calibration=Calibration.from_dict(tree["calibration"]["findings"], ontology.names),
+            hierarchy_calibration=Calibration.from_dict(tree["calibration"]["hierarchy"], ontology.names),
+            operating_points=tree["operating_points"],
+            rules=tree["operating_point_rules"],
+            box_min_score=float(tree["box_min_score"]),
+            fitted_on=tree["calibration"]["fitted_on"],
+            config=tree["config"],
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A description with its weights.
+
+    Attributes:
+        folder: where it was loaded from.
+        sha256: of weights and description; names this very model in every answer.
+    """
+
+    folder: Path
+    description: Description
+    model: MultiTaskModel
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    @property
+    def version(self) -> str:
+        return self.description.version
+
+    @property
+    def ontology(self) -> Ontology:
+        return self.description.ontology
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return self.description.trained
+
+    @property
+    def box_findings(self) -> tuple[str, ...]:
+        return self.description.box_findings
+
+    @property
+    def image_size(self) -> int:
+        return self.description.model.image_size
+
+    @property
+    def findings_calibration(self) -> Calibration:
+        return self.description.findings_calibration
+
+    @property
+    def hierarchy_calibration(self) -> Calibration:
+        return self.description.hierarchy_calibration
+
+    @property
+    def operating_points(self) -> Mapping[str, Mapping[str, float]]:
+        return self.description.operating_points
+
+    @property
+    def box_min_score(self) -> float:
+        return self.description.box_min_score
+
+
+def save_bundle(
+    folder: Path, description: Description, weights: Mapping[str, Tensor], files: Mapping[str, str] | None = None
+) -> None:
+    """Write a bundle whole, in place of the one that was there.
+
+    Args:
+        folder: of the bundle.
+        description: what the weights mean.
+        weights: by name, as the model's ``state_dict``.
+        files: further text files by name, such as split.csv and model_card.md.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, part / WEIGHTS)
+    (part / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
+    text = yaml.safe_dump(description.to_dict(), sort_keys=False, allow_unicode=True)
+    (part / DESCRIPTION).write_text(text, encoding="utf-8")
+    for name, content in (files or {}).items():
+        (part / name).write_text(content, encoding="utf-8")
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_description(folder: Path) -> Description:
+    """Read ``bundle.yaml`` alone.
+
+    Raises:
+        CheckpointError: what is wrong, in one line.
+    """
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a bundle: it has no {DESCRIPTION}.", hint="Train one: cxr-mtl train.")
+    try:
+        return Description.from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, CxrError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file} is not a bundle's description: {type(error).__name__}: {reason}") from None
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle and build its network.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or weights do not fit; says which.
+    """
+    folder = Path(folder)
+    description = load_description(folder)
+    # The bundle brings all weights, so the encoder must not look for any.
+    config = description.model.model_copy(update={"pretrained": False, "weights": None})
+    model = make_model(config, len(description.ontology.names), len(description.box_findings))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {reason}", hint="Copy the bundle again.") from None
+    _check_fit(model, weights, folder)
+    model.load_state_dict(weights)
+    return Bundle(folder, description, model.eval(), bundle_sha256(folder))
+
+
+def bundle_sha256(folder: Path) -> str:
+    """Of the weights followed by the description."""
+    digest = hashlib.sha256()
+    for name in (WEIGHTS, DESCRIPTION):
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_fit(model: MultiTaskModel, weights: Mapping[str, Tensor], folder: Path) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(set(given) - set(expected))
+    differing = sorted(name for name in set(expected) & set(given) if expected[name] != given[name])
+    if missing or unknown or differing:
+        details = [
+            f"{len(names)} {what} (first: {names[0]})"
+            for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", differing))
+            if names
+        ]
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit bundle.yaml: {', '.join(details)}.")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

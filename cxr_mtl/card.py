@@ -1,0 +1,66 @@
+"""The model card: what a bundle is, in a page of Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cxr_mtl.bundle import Description
+from cxr_mtl.types import DISCLAIMER
+
+
+def model_card(description: Description, train: Mapping[str, Any]) -> str:
+    """Write the card of a freshly trained bundle.
+
+    Args:
+        description: of the bundle.
+        train: what it learned from: dataset, number of films and patients, split hash.
+    """
+    ontology = description.ontology
+    untrained = [f.name for f in ontology.findings if not f.group and f.name not in description.trained]
+    fitted = description.fitted_on
+    return f"""# {description.name} {description.version}
+
+**{DISCLAIMER}**
+
+One network with three heads: findings, boxes and a tree of findings. Input: one frontal chest film, resized to
+{description.model.image_size} px with its shape kept. Encoder: `{description.model.encoder}`.
+
+## Learned from
+{_list(train)}
+
+## Answers
+- Ontology `{ontology.name}`, {len(ontology.names)} nodes, {len(description.trained)} of them trained.
+- Boxes for: {", ".join(description.box_findings) or "none"}.
+- Never trained, so answered with `not_trained`: {", ".join(untrained) or "none"}.
+
+## Calibration and thresholds
+Fitted on films that the weights were not trained on:
+{_list(fitted)}
+
+| operating point | rule |
+|---|---|
+{chr(10).join(f"| {name} | {rule} |" for name, rule in RULES.items())}
+
+## Limits
+- A probability is calibrated for films like those it was fitted on. At another site, with another share of sick
+  patients, it is off.
+- Labels mined from reports are wrong at times; the model learned their errors too.
+- A score for a box is not a probability. No box does not mean no finding.
+- Lateral films, children's films and pictures of other parts of the body are answered as if they were frontal films of
+  an adult chest.
+
+Numbers with intervals: `results.json`, once `cxr-mtl evaluate` has run.
+"""
+
+
+RULES = {
+    "balanced": "highest sensitivity + specificity (Youden)",
+    "f1": "highest F1",
+    "sensitive": "highest threshold with a sensitivity of at least 0.90",
+    "specific": "lowest threshold with a specificity of at least 0.95",
+}
+
+
+def _list(items: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in items.items())

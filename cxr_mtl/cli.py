@@ -1,0 +1,191 @@
+"""The command line. Every body is one import and one call; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cxr_mtl import __version__
+from cxr_mtl.cli_data import Manifest, data
+from cxr_mtl.errors import CxrError
+
+app = typer.Typer(
+    help="Chest X-ray findings, boxes and a tree of findings from one model. Research use only. Not for clinical use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # locals in a traceback can hold patient data
+    add_completion=False,
+)
+app.add_typer(data, name="data")
+
+Settings = Annotated[
+    list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override a setting, e.g. -s train.lr=3e-4.")
+]
+BundleFolder = Annotated[Path, typer.Argument(help="Bundle folder, such as runs/NAME/best.")]
+debug_wanted = False
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2, a problem found is 1."""
+    args = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]  # DeepSpeed's launcher adds it; RANK says it too
+    try:
+        app(args=args)
+    except CxrError as error:
+        if debug_wanted:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped. What had been checkpointed can be resumed.", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    global debug_wanted
+    debug_wanted = debug
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("cxr_mtl").setLevel(logging.INFO)
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="New folder for everything it makes.")] = Path("quickstart"),
+) -> None:
+    """Draw films, train, evaluate, package, serve and ask once. CPU, no network.
+
+    Example: cxr-mtl quickstart --out quickstart
+    """
+    from cxr_mtl.quickstart import quickstart as run
+
+    run(out, tell=print)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option("-c", "--config", help="Run file, such as configs/nih_convnext.yaml.")],
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+) -> None:
+    """Train a run; also under `deepspeed --num_gpus N --module cxr_mtl train -c ...`.
+
+    Example: cxr-mtl train -c configs/nih_convnext.yaml -s train.epochs=10
+    """
+    from cxr_mtl.config import load_config
+    from cxr_mtl.train.loop import train as run
+
+    bundle = run(load_config(config, settings or []), resume=resume)
+    print(f"Best bundle: {bundle}. Next: cxr-mtl evaluate {bundle} MANIFEST --out report")
+
+
+@app.command()
+def evaluate(
+    bundle: BundleFolder,
+    manifest: Manifest,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html, ...")] = Path("report"),
+    resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Measure a bundle on a split: results.json, predictions.parquet, report.html, figures.
+
+    Example: cxr-mtl evaluate runs/nih_convnext/best nih.parquet --split test --out report
+    """
+    from cxr_mtl.evaluate.run import evaluate as run
+    from cxr_mtl.evaluate.run import headline
+
+    results = run(bundle, manifest, split, out, resamples=resamples, seed=seed)
+    print("\n".join([*headline(results), f"Report: {out / 'report.html'}"]))
+
+
+@app.command()
+def predict(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder; with --url, the model's name on the server.")],
+    files: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and heat map.")] = None,
+    operating_point: Annotated[str, typer.Option(help="balanced, f1, sensitive or specific.")] = "balanced",
+    heatmap: Annotated[list[str] | None, typer.Option(help="Finding to map; may be repeated.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
+) -> None:
+    """Judge films. Exit code 1 if any could not be judged.
+
+    Example: cxr-mtl predict runs/nih_convnext/best film.dcm --overlay pictures
+    """
+    from cxr_mtl.predict.command import predict_files
+
+    failed = predict_files(
+        bundle,
+        files,
+        tell=print,
+        as_json=as_json,
+        overlay=overlay,
+        operating_point=operating_point,
+        heatmaps=tuple(heatmap or ()),
+        url=url,
+        key_file=key_file,
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def package(
+    bundle: BundleFolder,
+    out: Annotated[Path, typer.Option(help="Model store to write to.")] = Path("model_store"),
+    name: Annotated[str, typer.Option(help="The model's name on the server.")] = "cxr_mtl",
+) -> None:
+    """Make the TorchServe archive (.mar) of a bundle.
+
+    Example: cxr-mtl package runs/nih_convnext/best --out model_store
+    """
+    from cxr_mtl.package.mar import build_archive
+
+    print(f"Archive: {build_archive(bundle, out, name=name)}. Next: cxr-mtl serve --model-store {out}")
+
+
+@app.command()
+def serve(
+    model_store: Annotated[Path, typer.Option(help="Folder of .mar files.")] = Path("model_store"),
+    port: Annotated[int, typer.Option(help="Of predictions; the next two are for management and metrics.")] = 8080,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the server of this model store.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Say whether it runs. Exit code 1 if not.")] = False,
+) -> None:
+    """Start TorchServe on loopback with token authorisation, wait until it answers, and say how to ask it.
+
+    Example: cxr-mtl serve --model-store model_store
+    """
+    from cxr_mtl.serve.command import serve as run
+
+    lines, code = run(model_store, port=port, stop=stop, status=status)
+    print("\n".join(lines))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server, such as http://127.0.0.1:8080.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The server's key file.")] = None,
+    port: Annotated[int, typer.Option(help="Of the page.")] = 7860,
+    examples: Annotated[Path | None, typer.Option(help="Folder of example films.")] = None,
+) -> None:
+    """Open the page: drop a film, see findings, boxes, heat map and tree.
+
+    Example: cxr-mtl demo --bundle runs/nih_convnext/best
+    """
+    from cxr_mtl.demo.app import main as run
+
+    arguments: dict[str, Any] = {"bundle": bundle, "url": url, "key_file": key_file, "port": port}
+    run(**arguments, examples=examples)

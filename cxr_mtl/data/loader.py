@@ -1,0 +1,135 @@
+"""From pack and manifest to batches.  N films, B batch, C findings, D findings that can have a box, S input side.
+
+The order of films is a pure function of seed and epoch, and each rank takes every world-th of them: a run that is resumed
+at an epoch's start sees what the undisturbed one saw, and two ranks together see what one sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cxr_mtl.data.geometry import Letterbox
+from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.pack import Pack
+from cxr_mtl.types import UNCERTAIN, Batch, Box
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What training knows of each film of a manifest.
+
+    Attributes:
+        pack: the films.
+        rows: (M,) rows of the manifest that are used, readable ones only.
+        labels: (N, C) 1 present, 0 absent, nan unknown, after propagation along the tree.
+        boxes: N arrays (K, 4) xyxy in the input frame.
+        box_findings: N arrays (K,) index into D.
+        has_boxes: (N,) bool; somebody drew boxes on this film.
+        absent_known: (N, D) bool; an unboxed region of the film is known not to show the finding.
+    """
+
+    pack: Pack
+    rows: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    boxes: list[NDArray[np.float32]]
+    box_findings: list[NDArray[np.int64]]
+    has_boxes: NDArray[np.bool_]
+    absent_known: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Collect some rows of the manifest."""
+        return Batch(
+            images=torch.from_numpy(self.pack.images[rows])[:, None],
+            labels=torch.from_numpy(self.labels[rows]),
+            boxes=[torch.from_numpy(self.boxes[r]) for r in rows],
+            box_findings=[torch.from_numpy(self.box_findings[r]) for r in rows],
+            has_boxes=torch.from_numpy(self.has_boxes[rows]),
+            absent_known=torch.from_numpy(self.absent_known[rows]),
+            index=torch.from_numpy(rows),
+        )
+
+
+def training_labels(manifest: Manifest) -> NDArray[np.float32]:
+    """(N, C) labels as training and metrics use them: uncertain is unknown, presence climbs the tree."""
+    labels = manifest.ontology.propagate(manifest.labels())
+    return np.where(labels == UNCERTAIN, np.nan, labels).astype(np.float32)
+
+
+def make_examples(manifest: Manifest, pack: Pack, split: str, box_findings: Sequence[str]) -> Examples:
+    """Everything training needs of one split.
+
+    Args:
+        manifest: all films, row for row those of the pack.
+        pack: decoded films.
+        split: ``train``, ``val`` or ``test``.
+        box_findings: the D findings boxes are learned for; boxes of others are left out.
+    """
+    labels = training_labels(manifest)
+    column = [manifest.ontology.index(name) for name in box_findings]
+    order = {name: d for d, name in enumerate(box_findings)}
+    boxes, findings = [], []
+    has_boxes = np.zeros(len(manifest), dtype=bool)
+    absent_known = labels[:, column] == 0
+    for row, (drawn, exhaustive, width, height) in enumerate(_box_rows(manifest)):
+        kept = [b for b in drawn if b.finding in order]
+        xyxy = np.array([b.xyxy for b in kept], dtype=np.float32).reshape(-1, 4)
+        if len(kept):
+            xyxy = Letterbox(width, height, pack.side).to_input(xyxy).astype(np.float32)
+        boxes.append(xyxy)
+        findings.append(np.array([order[b.finding] for b in kept], dtype=np.int64))
+        # A film whose only boxes are of findings left out says nothing of the D, unless its boxes are all there are.
+        has_boxes[row] = bool(kept) or exhaustive
+        absent_known[row, [order[b.finding] for b in kept]] = True
+        if exhaustive:
+            absent_known[row] = True
+    rows = np.flatnonzero((manifest.table["split"] == split).to_numpy() & pack.usable)
+    return Examples(pack, rows.astype(np.int64), labels, boxes, findings, has_boxes, absent_known)
+
+
+def _box_rows(manifest: Manifest) -> Iterator[tuple[Sequence[Box], bool, int, int]]:
+    table = manifest.table
+    for row, (exhaustive, width, height) in enumerate(
+        zip(table["boxes_exhaustive"], table["width"], table["height"], strict=True)
+    ):
+        drawn = manifest.boxes(row)
+        yield drawn, bool(exhaustive), int(width) if drawn else 0, int(height) if drawn else 0
+
+
+def epoch_order(examples: Examples, seed: int, epoch: int) -> NDArray[np.int64]:
+    """All rows of a split in the order of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(examples.rows)
+
+
+def train_batches(
+    examples: Examples, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """One epoch of training batches; the last films that fill no batch are left for another epoch's order.
+
+    Args:
+        examples: of the training split.
+        batch_size: films of this rank in one forward pass.
+    """
+    order = epoch_order(examples, seed, epoch)
+    together = batch_size * world
+    for start in range(0, len(order) - together + 1, together):
+        yield examples.batch(order[start + rank : start + together : world])
+
+
+def num_batches(examples: Examples, batch_size: int, world: int = 1) -> int:
+    """Of one epoch, for each rank."""
+    return len(examples) // (batch_size * world)
+
+
+def eval_batches(examples: Examples, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """Every film exactly once over all ranks; the last batches may be short or, for some rank, missing."""
+    mine = examples.rows[rank::world]
+    for start in range(0, len(mine), batch_size):
+        yield examples.batch(mine[start : start + batch_size])

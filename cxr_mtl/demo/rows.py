@@ -1,0 +1,79 @@
+"""A prediction as the rows and sentences that the demo's page shows. Pure.
+
+A finding below its threshold is "not flagged", never "normal", for no flag is not health; one that the model never
+learned is "not trained" and has no number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cxr_mtl.predict.marks import XYXY, Style, box_styles, format_number
+from cxr_mtl.types import FindingCall, Prediction
+
+CALLS = {"positive": "flagged", "negative": "not flagged", "not_trained": "not trained"}
+NO_FLAG = "Nothing is flagged. That does not make the film normal."
+
+# A prediction does not say which of its findings stands for a normal film, and that one must not read as a flag.
+_NORMAL = {"no finding", "normal"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One finding as the table shows it. ``style`` is that of its boxes, None without."""
+
+    name: str
+    call: FindingCall
+    num_boxes: int
+    style: Style | None
+    stands_for_normal: bool
+
+    @property
+    def flagged(self) -> bool:
+        return self.call.call == "positive" and not self.stands_for_normal
+
+    @property
+    def words(self) -> str:
+        if self.stands_for_normal and self.call.probability is not None:
+            return "above threshold" if self.call.call == "positive" else "below threshold"
+        return CALLS[self.call.call]
+
+
+def rows(prediction: Prediction) -> list[Row]:
+    """Flagged findings first, then the others, both from likely to unlikely; what was never trained last."""
+    styles = box_styles(prediction)
+    counts = {name: sum(box.finding == name for box in prediction.boxes) for name in styles}
+    found = [
+        Row(call.name, call, counts.get(call.name, 0), styles.get(call.name), call.name.casefold() in _NORMAL)
+        for call in prediction.findings
+    ]
+    return sorted(
+        found, key=lambda row: (not row.flagged, -(-1.0 if row.call.probability is None else row.call.probability))
+    )
+
+
+def trained(body: dict[str, Any] | None) -> list[str]:
+    """Findings that a heat map can be asked for, likeliest first, from the contract's JSON; none after an error."""
+    calls = [] if body is None else [call for call in body.get("findings", ()) if call["call"] != "not_trained"]
+    return [call["name"] for call in sorted(calls, key=lambda call: -call["probability"])]
+
+
+def summary(prediction: Prediction) -> str:
+    """The picture in words."""
+    shown = rows(prediction)
+    flagged = [f"{row.name} {format_number(row.call.probability or 0.0)}" for row in shown if row.flagged]
+    boxes = [f"{box.finding} {format_number(box.score)} ({_place(box.xyxy, prediction)})" for box in prediction.boxes]
+    first = f"Flagged: {', '.join(flagged)}." if flagged else NO_FLAG
+    return f"{first} Boxes: {', '.join(boxes)}." if boxes else f"{first} No boxes."
+
+
+def _place(xyxy: XYXY, prediction: Prediction) -> str:
+    """Where a box is on the picture, for who does not see it. Of the picture: the patient's sides are not known."""
+    x = (xyxy[0] + xyxy[2]) / 2 / prediction.image["width"]
+    y = (xyxy[1] + xyxy[3]) / 2 / prediction.image["height"]
+    return f"{_third(y, 'top', 'middle', 'bottom')} {_third(x, 'left', 'centre', 'right')}"
+
+
+def _third(at: float, low: str, mid: str, high: str) -> str:
+    return low if at < 1 / 3 else mid if at < 2 / 3 else high

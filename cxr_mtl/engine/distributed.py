@@ -1,0 +1,76 @@
+"""Ranks: who am I, how many are we, and sums over all of us.
+
+Works under DeepSpeed's launcher, torchrun or SLURM's srun (which set the environment), and alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextmanager
+def ranks() -> Iterator[tuple[int, int]]:
+    """Join the other ranks for as long as the context lasts; gives (rank, world size)."""
+    # DeepSpeed probes for accelerators on import and logs what it did not find; say it instead.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    alone = "RANK" not in os.environ
+    if alone:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        # Without it gloo's threads sometimes abort the interpreter at exit.
+        dist.destroy_process_group()
+        if alone:
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+                os.environ.pop(name, None)
+
+
+def device() -> torch.device:
+    """This rank's own."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, without gradient."""
+    value = value.detach().clone().float()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's object, in order of rank, on every rank."""
+    out: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's object, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    dist.barrier()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return cast(int, sock.getsockname()[1])

@@ -1,0 +1,59 @@
+"""What can go wrong, and what to do about it.
+
+CxrError
+├── ConfigError       a run file, an ontology or a command line option
+├── DataError         a manifest, a dataset or a split
+│   └── ImageError    one film; carries the code and HTTP status the server answers with
+├── CheckpointError   a training state or a bundle
+└── ServeError        the server: start, stop, talk
+
+Every message says what happened and where; ``hint`` says what to do. The command line prints both on one line.
+"""
+
+from __future__ import annotations
+
+
+class CxrError(Exception):
+    """A problem that a user can mend."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class ConfigError(CxrError):
+    """A setting is wrong."""
+
+
+class DataError(CxrError):
+    """A dataset, manifest or split is wrong."""
+
+
+class ImageError(DataError):
+    """One film cannot be judged; its neighbours can.
+
+    Attributes:
+        code: stable word for programs, such as ``truncated`` or ``too_large``.
+        status: the HTTP status a server answers with, 400 to 422.
+    """
+
+    def __init__(self, message: str, *, code: str, hint: str = "", status: int = 422) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.status = status
+
+    def to_dict(self) -> dict[str, dict[str, str]]:
+        """The error half of the prediction contract."""
+        return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+
+class CheckpointError(CxrError):
+    """Weights, a bundle or a training state do not fit."""
+
+
+class ServeError(CxrError):
+    """The server did not start, stop or answer."""

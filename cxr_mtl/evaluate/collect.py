@@ -1,0 +1,217 @@
+"""Films in, arrays out: what readers stated and what the model answered, row for row.
+
+N films that could be read, C findings of the model's ontology, D findings that the model has boxes for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cxr_mtl.bundle import Bundle
+from cxr_mtl.data.geometry import rescale_boxes
+from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.read import read_image
+from cxr_mtl.errors import DataError, ImageError
+from cxr_mtl.metrics.localize import Boxes, Flags, askable, make_boxes, median_sizes
+from cxr_mtl.types import UNCERTAIN, UNKNOWN, Answer, Radiograph
+
+Floats = NDArray[np.float64]
+READERS = 2  # threads that decode the next films while the model looks at these
+
+
+class Answerer(Protocol):
+    """What evaluation needs of a predictor; ``predict.LocalPredictor`` is one."""
+
+    bundle: Bundle
+
+    def answer(self, films: Sequence[Radiograph]) -> list[Answer]: ...
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A film that could not be judged, and why."""
+
+    image_id: str
+    code: str
+    message: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {"image_id": self.image_id, "code": self.code, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A split, as stated and as answered.
+
+    Attributes:
+        manifest: the N films that were read.
+        presence: (N, C) 1 present, 0 absent, nan unknown or uncertain; agrees with the tree.
+        probability: (N, C) of the findings head; nan where never trained.
+        hierarchy: (N, C) of the tree.
+        conditional: (N, C) of the tree, given that all parents are present.
+        frames: (N, 2) width and height of the frame that all boxes of a film are in.
+        annotated: boxes that readers drew, of the D findings.
+        proposed: boxes of the model.
+        asked: (N, D) where a proposed box can be called right or wrong.
+        box_sizes: (D, 2) usual width and height of a finding's box as shares of the frame; nan where unknown.
+        box_sizes_from: the split that the sizes are from.
+        unread: the films that could not be read.
+    """
+
+    manifest: Manifest
+    presence: Floats
+    probability: Floats
+    hierarchy: Floats
+    conditional: Floats
+    frames: Floats
+    annotated: Boxes
+    proposed: Boxes
+    asked: Flags
+    box_sizes: Floats
+    box_sizes_from: str
+    unread: tuple[Unread, ...]
+
+
+def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: int, progress: bool) -> Answered:
+    """Read every film of a split and ask the model.
+
+    Args:
+        manifest: all films; those of ``train`` only say how large boxes usually are.
+        split: the films to ask for.
+        batch_size: films asked for at once.
+        progress: whether to show a bar.
+
+    Raises:
+        DataError: the split is empty, no film of it can be read, or it shares no finding with the model.
+    """
+    films = manifest.where(split=split)
+    if not len(films):
+        counts = manifest.table["split"].fillna("none").value_counts()
+        held = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"No film of the manifest is in split {split!r}.", hint=f"It has: {held}.")
+    ontology = predictor.bundle.ontology
+    if not set(ontology.names) & set(films.ontology.names):
+        what = f"The model's ontology {ontology.name!r} and the manifest's {films.ontology.name!r} share no finding."
+        raise DataError(what, hint="Import the dataset with the model's ontology.")
+    rows: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    answers: list[Answer] = []
+    unread: list[Unread] = []
+    with tqdm(total=len(films), desc=f"evaluate {split}", unit="film", disable=not progress) as bar:
+        for batch in _read(films, batch_size):
+            good = [(row, film) for row, film in batch if isinstance(film, Radiograph)]
+            unread += [_unread(films, row, film) for row, film in batch if isinstance(film, ImageError)]
+            if good:
+                answers += predictor.answer([film for _, film in good])
+                rows += [row for row, _ in good]
+                sizes += [(film.width, film.height) for _, film in good]
+            bar.update(len(batch))
+    if not rows:
+        first = unread[0]
+        raise DataError(f"None of the {len(films)} films of split {split!r} can be read; first: {first.message}")
+    read = replace(films, table=films.table.iloc[rows].reset_index(drop=True))
+    return _align(predictor.bundle, read, manifest, sizes, answers, tuple(unread))
+
+
+def _read(films: Manifest, batch_size: int) -> Iterator[list[tuple[int, Radiograph | ImageError]]]:
+    """Batches in order, each being decoded while the one before it is looked at."""
+
+    def one(row: int) -> tuple[int, Radiograph | ImageError]:
+        try:
+            return row, read_image(films.path(row))
+        except ImageError as error:
+            return row, error
+
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = [pool.submit(one, row) for row in range(min(batch_size, len(films)))]
+        for start in range(0, len(films), batch_size):
+            batch = [task.result() for task in ahead]
+            following = range(start + batch_size, min(start + 2 * batch_size, len(films)))
+            ahead = [pool.submit(one, row) for row in following]
+            yield batch
+
+
+def _unread(films: Manifest, row: int, error: ImageError) -> Unread:
+    return Unread(str(films.table["image_id"].iat[row]), error.code, error.message)
+
+
+def _align(
+    bundle: Bundle,
+    read: Manifest,
+    whole: Manifest,
+    sizes: Sequence[tuple[int, int]],
+    answers: Sequence[Answer],
+    unread: tuple[Unread, ...],
+) -> Answered:
+    """Put labels and boxes of the manifest beside the answers, in the model's findings and the manifest's frames."""
+    stated, frames = read.frames, np.array(sizes, np.float64)
+    frames = np.where(np.isnan(stated), frames, stated)
+    presence = stated_presence(bundle, read)
+    order = {name: d for d, name in enumerate(bundle.box_findings)}
+    annotated = _annotated(read, order)
+    columns = [bundle.ontology.index(name) for name in bundle.box_findings]
+    box_sizes, source = _usual_sizes(whole, order, annotated, frames)
+    return Answered(
+        manifest=read,
+        presence=presence,
+        probability=np.array([a.finding_probability for a in answers], np.float64),
+        hierarchy=np.array([a.hierarchy_probability for a in answers], np.float64),
+        conditional=np.array([a.hierarchy_conditional for a in answers], np.float64),
+        frames=frames,
+        annotated=annotated,
+        proposed=_proposed(answers, order, sizes, frames),
+        asked=askable(presence[:, columns], annotated, read.table["boxes_exhaustive"].to_numpy(bool)),
+        box_sizes=box_sizes,
+        box_sizes_from=source,
+        unread=unread,
+    )
+
+
+def stated_presence(bundle: Bundle, manifest: Manifest) -> Floats:
+    """(N, C) labels in the model's order, as training saw them: the tree's logic applied, uncertain made unknown."""
+    labels = np.full((len(manifest), len(bundle.ontology.names)), UNKNOWN)
+    given = manifest.labels()
+    for column, name in enumerate(manifest.ontology.names):
+        if name in bundle.ontology.names:
+            labels[:, bundle.ontology.index(name)] = given[:, column]
+    labels = bundle.ontology.propagate(labels)
+    return np.where(labels == UNCERTAIN, UNKNOWN, labels)
+
+
+def _annotated(manifest: Manifest, order: dict[str, int]) -> Boxes:
+    return make_boxes(
+        (film, order[box.finding], box.xyxy, 1.0)
+        for film in range(len(manifest))
+        for box in manifest.boxes(film)
+        if box.finding in order
+    )
+
+
+def _proposed(
+    answers: Sequence[Answer], order: dict[str, int], sizes: Sequence[tuple[int, int]], frames: Floats
+) -> Boxes:
+    """The model's boxes, moved from the file's pixels to the frame that the readers' boxes are in."""
+    rows = []
+    for film, answer in enumerate(answers):
+        width, height = (int(side) for side in frames[film])
+        moved = rescale_boxes([box.xyxy for box in answer.boxes], sizes[film], (width, height))
+        rows += [(film, order[b.finding], xyxy, b.score) for b, xyxy in zip(answer.boxes, moved, strict=True)]
+    return make_boxes(rows)
+
+
+def _usual_sizes(whole: Manifest, order: dict[str, int], annotated: Boxes, frames: Floats) -> tuple[Floats, str]:
+    """Median box of each finding on training films; of the evaluated films where training films have none."""
+    train = whole.where(split="train")
+    known = train.frames
+    boxes = _annotated(train, order)
+    boxes = boxes.keep(np.flatnonzero(~np.isnan(known[boxes.film]).any(axis=1)))
+    own, usual = median_sizes(annotated, frames, len(order)), median_sizes(boxes, known, len(order))
+    borrowed = np.isnan(usual) & ~np.isnan(own)
+    return np.where(np.isnan(usual), own, usual), "train, else evaluated" if borrowed.any() else "train"

@@ -1,0 +1,197 @@
+"""Measure a bundle on a split: the door of this room."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxr_mtl.bundle import RESULTS, SPLIT, Bundle
+from cxr_mtl.data.manifest import Manifest, load_manifest
+from cxr_mtl.data.split import shared_patients, split_hash
+from cxr_mtl.evaluate.boxes import boxes
+from cxr_mtl.evaluate.collect import Answered, Answerer, collect
+from cxr_mtl.evaluate.plots import SIDE, Panel, box_panel, panels, to_png
+from cxr_mtl.evaluate.report import write_report
+from cxr_mtl.evaluate.results import Row, classification, hierarchy, subgroups
+from cxr_mtl.metrics.intervals import Resamples, patient_resamples
+from cxr_mtl.predict.predictor import LocalPredictor
+from cxr_mtl.types import DISCLAIMER, RESULTS_SCHEMA
+
+
+def evaluate(
+    bundle: Path | Bundle,
+    manifest_path: Path,
+    split: str,
+    out: Path,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: bool = True,
+    predictor: Answerer | None = None,
+) -> Row:
+    """Ask a bundle for every film of a split, and write what that is worth.
+
+    Args:
+        bundle: folder, or one already loaded.
+        manifest_path: of the films.
+        split: ``train``, ``val`` or ``test``.
+        out: folder for results.json, predictions.parquet, report.html and figures/.
+        resamples: of patients, for the intervals.
+        seed: of the resamples and of the random boxes.
+        batch_size: films the model looks at together.
+        progress: whether to show a bar.
+        predictor: asked instead of one made from ``bundle``.
+
+    Returns:
+        What results.json holds. The bundle keeps a copy, unless that would put another split in a test's place.
+
+    Raises:
+        CheckpointError: the bundle cannot be loaded.
+        DataError: the manifest cannot be read, or the split has no film that can be.
+    """
+    started = time.monotonic()
+    manifest = load_manifest(manifest_path)
+    asked: Answerer = LocalPredictor(bundle) if predictor is None else predictor
+    answered = collect(asked, manifest, split, batch_size=batch_size, progress=progress)
+    draws = patient_resamples(answered.manifest.patient_ids, resamples, seed)
+    results = {
+        **_subject(asked.bundle, answered, manifest, manifest_path, split),
+        "bootstrap": {"unit": "patient", "resamples": len(draws) - 1, "seed": seed, "interval": "percentile, 95 %"},
+        **_measure(asked.bundle, answered, draws, seed),
+        "disclaimer": DISCLAIMER,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _save_predictions(asked.bundle, answered, out / "predictions.parquet")
+    drawn = _draw(asked.bundle, answered, results)
+    _save_figures(drawn, out / "figures")
+    results["seconds"] = round(time.monotonic() - started, 2)
+    write_report(out / "report.html", results, asked.bundle, drawn)
+    _save_results(results, out / RESULTS)
+    _keep_in_bundle(results, asked.bundle.folder / RESULTS)
+    return results
+
+
+def headline(results: Mapping[str, Any]) -> list[str]:
+    """The few lines that a terminal shows."""
+    macro, tree, found = results["classification"]["macro"], results["hierarchy"], results["localization"]
+    lines = [
+        f"{results['n_images']} films of {results['n_patients']} patients, {results['dataset']} {results['split']}",
+        f"macro AUROC {_words(macro['auroc'])} over {macro['num_findings']} findings, AUPRC {_words(macro['auprc'])}",
+        f"tree violations {_words(tree['violation_rate'])}, of the flat head {_words(tree['flat_violation_rate'])}",
+    ]
+    if found["findings"]:
+        at, chance = (body["accuracy_at_tiou"]["0.5"]["mean"] for body in (found, found["random"]))
+        lines.append(f"box accuracy at T(IoU) .5 {_words(at)}, of a box at random {_words(chance)}")
+    if unread := results["data"]["unread"]:
+        lines.append(f"{len(unread)} films could not be read; results.json names them")
+    return lines
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    if row["value"] is None:
+        return "not defined"
+    low, high = row["ci95"]
+    return f"{row['value']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+
+def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) -> Row:
+    return {
+        "classification": classification(bundle, answered, draws),
+        "hierarchy": hierarchy(bundle, answered, draws),
+        "localization": boxes(bundle.box_findings, answered, draws, seed),
+        "subgroups": subgroups(bundle, answered, draws),
+    }
+
+
+def _subject(bundle: Bundle, answered: Answered, manifest: Manifest, path: Path, split: str) -> Row:
+    """What was measured on what."""
+    read = answered.manifest
+    other = [i for i in shared_patients(manifest) if manifest.splits[i] == split]
+    seen = _learned_from(bundle.folder / SPLIT) & set(read.table["image_id"])
+    return {
+        "schema": RESULTS_SCHEMA,
+        "dataset": ", ".join(sorted(set(read.table["dataset"]))),
+        "split": split,
+        "n_images": len(read),
+        "n_patients": len(set(read.patient_ids)),
+        "bundle_sha256": bundle.sha256,
+        "model": {"name": bundle.name, "version": bundle.version, "ontology": bundle.ontology.name},
+        "data": {
+            "manifest": path.name,
+            "manifest_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "split_sha256": split_hash(manifest),
+            "unread": [film.to_dict() for film in answered.unread],
+            "patients_also_in_other_splits": len(set(manifest.patient_ids[other])),
+            "films_the_bundle_learned_from": len(seen),
+            "findings_unknown_to_the_model": sorted(set(read.ontology.names) - set(bundle.ontology.names)),
+        },
+    }
+
+
+def _learned_from(split_csv: Path) -> set[str]:
+    """Films that the bundle was trained or calibrated on, as far as it says."""
+    if not split_csv.is_file():
+        return set()
+    with split_csv.open(encoding="utf-8", newline="") as file:
+        return {row["image_id"] for row in csv.DictReader(file) if row["split"] in ("train", "val")}
+
+
+def _draw(bundle: Bundle, answered: Answered, results: Row) -> dict[str, dict[str, Panel]]:
+    drawn = panels(answered, bundle.ontology.names, list(results["classification"]["findings"]))
+    return drawn | {"boxes": {"all": box_panel(results["localization"])} if results["localization"]["findings"] else {}}
+
+
+def _save_figures(drawn: Mapping[str, Mapping[str, Panel]], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, group in drawn.items():
+        if group:
+            (folder / f"{name}.png").write_bytes(to_png(group, side=3.2 if len(group) == 1 else SIDE))
+
+
+def _save_predictions(bundle: Bundle, answered: Answered, path: Path) -> None:
+    """One row a film: who, what is stated, what was answered, and the model's boxes in the manifest's frame."""
+    table = answered.manifest.table
+    columns: dict[str, Any] = {name: pa.array(table[name], pa.string()) for name in ("image_id", "patient_id")}
+    columns |= {name: answered.frames[:, i].astype(np.int32) for i, name in enumerate(("width", "height"))}
+    for kind, values in {
+        "presence": answered.presence,
+        "probability": answered.probability,
+        "hierarchy": answered.hierarchy,
+        "conditional": answered.conditional,
+    }.items():
+        columns |= {f"{kind}:{name}": values[:, c] for c, name in enumerate(bundle.ontology.names)}
+    columns["boxes"] = pa.array(_boxes_by_film(bundle.box_findings, answered), _BOXES)
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+_BOXES = pa.list_(
+    pa.struct([("finding", pa.string())] + [(name, pa.float64()) for name in ("score", "x1", "y1", "x2", "y2")])
+)
+
+
+def _boxes_by_film(findings: Sequence[str], answered: Answered) -> list[list[dict[str, Any]]]:
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(len(answered.manifest))]
+    found = answered.proposed
+    for film, d, score, (x1, y1, x2, y2) in zip(found.film, found.finding, found.score, found.xyxy, strict=True):
+        rows[film].append({"finding": findings[d], "score": score, "x1": x1, "y1": y1, "x2": x2, "y2": y2})
+    return rows
+
+
+def _save_results(results: Row, path: Path) -> None:
+    path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _keep_in_bundle(results: Row, path: Path) -> None:
+    if results["split"] != "test" and path.is_file() and json.loads(path.read_text())["split"] == "test":
+        return
+    _save_results(results, path)

@@ -1,0 +1,111 @@
+"""Weighted counts along a ranking: the arithmetic under AUROC, average precision, FROC and their intervals.
+
+M rows (films, or proposed boxes), G distinct scores that a positive has, P patients, R weightings (resamples).
+Weighing a patient counts all of that patient's rows that often, so a weighting is a resample and no row is ever copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+
+Floats = NDArray[np.float64]
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
+    """Quotient of any shapes that broadcast; nan where the denominator is 0."""
+    top, bottom = np.broadcast_arrays(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
+    quotient: Floats = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
+    return quotient
+
+
+def known_mean(values: ArrayLike, axis: int | None = None) -> Floats:
+    """Mean over what is not nan, along ``axis`` or over all; nan where nothing is known."""
+    array = np.asarray(values, np.float64)
+    return ratio(np.nansum(array, axis=axis), np.sum(~np.isnan(array), axis=axis))
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What has been counted on reaching each score that a positive has, best score first.
+
+    Attributes:
+        score: (G,) falling.
+        found: (G, R) weight of the positives at exactly this score.
+        tp: (G, R) weight of the positives scored so high or higher.
+        fp: (G, R) weight of the negatives scored so high or higher.
+        tied: (G, R) weight of the negatives at exactly this score, or () 0 where there is no tie.
+        positives: (R,) weight of all positives.
+        negatives: (R,) weight of all negatives.
+    """
+
+    score: Floats
+    found: Floats
+    tp: Floats
+    fp: Floats
+    tied: Floats
+    positives: Floats
+    negatives: Floats
+
+
+class Ranking:
+    """Rows sorted once by score, ready to be counted under any number of weightings.
+
+    Between two scores that a positive has, only the number of negatives matters, not their order. So the rows fold into
+    one sparse (G, P) matrix of positives and one of negatives, and a weighting costs one sparse product.
+    """
+
+    def __init__(self, positive: NDArray[np.bool_], score: Floats, patient: NDArray[np.intp], num_patients: int):
+        """
+        Args:
+            positive: (M,) whether the row is a positive.
+            score: (M,) higher is more suspicious; no nan.
+            patient: (M,) 0 to P - 1, whose row it is.
+            num_patients: P.
+        """
+        falling, step = np.unique(-score[positive], return_inverse=True)
+        lost = -score[~positive]
+        # A negative counts from the first step whose score is not above its own; below all steps is row G.
+        entry = np.searchsorted(falling, lost, side="left")
+        at_step = np.append(falling, np.nan)[entry] == lost
+        shape = len(falling) + 1, num_patients
+        self.score: Floats = -falling
+        self._positives = _fold(step, patient[positive], shape)
+        self._negatives = _fold(entry, patient[~positive], shape)
+        self._tied = _fold(entry[at_step], patient[~positive][at_step], shape) if at_step.any() else None
+
+    def steps(self, weights: NDArray[Any]) -> Steps:
+        """Counts under (P, R) whole-number weights; exact while a column of weighted rows stays below 2**24."""
+        found = (self._positives @ weights).astype(np.float64)
+        passed = np.cumsum((self._negatives @ weights).astype(np.float64), axis=0)
+        tied = np.zeros(()) if self._tied is None else (self._tied @ weights)[:-1].astype(np.float64)
+        return Steps(
+            score=self.score,
+            found=found[:-1],
+            tp=np.cumsum(found[:-1], axis=0),
+            fp=passed[:-1],
+            tied=tied,
+            positives=found.sum(axis=0),
+            negatives=passed[-1],
+        )
+
+
+def _fold(row: NDArray[np.intp], patient: NDArray[np.intp], shape: tuple[int, int]) -> Any:
+    return csr_matrix((np.ones(len(row), np.float32), (row, patient)), shape=shape)
+
+
+def area_under_roc(steps: Steps) -> Floats:
+    """(R,) chance that a positive is scored above a negative, a tie counting half; nan where one class is missing."""
+    beaten = (steps.found * (steps.fp - steps.tied / 2)).sum(axis=0)
+    return 1.0 - ratio(beaten, steps.positives * steps.negatives)
+
+
+def average_precision(steps: Steps) -> Floats:
+    """(R,) precision averaged over the positives, not interpolated; nan where one class is missing."""
+    area = steps.found * ratio(steps.tp, steps.tp + steps.fp)
+    both = (steps.positives > 0) & (steps.negatives > 0)
+    return np.where(both, ratio(np.nansum(area, axis=0), steps.positives), np.nan)

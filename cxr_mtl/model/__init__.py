@@ -1,0 +1,1 @@
+"""The network: one encoder, three heads, one forward pass."""

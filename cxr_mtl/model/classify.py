@@ -1,0 +1,24 @@
+"""The findings head.  B batch, C findings."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+
+class ClassifyHead(nn.Module):
+    """Norm, mean over the map, one logit a finding; each finding for itself."""
+
+    def __init__(self, channels: int, num_findings: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(channels, num_findings)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F, H, W) last map of the encoder to (B, C) logits."""
+        pooled = self.norm(features).mean((2, 3))  # (B, F)
+        logits: Tensor = self.linear(self.dropout(pooled))
+        return logits

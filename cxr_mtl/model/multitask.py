@@ -1,0 +1,77 @@
+"""The whole network.  B batch, C findings, D findings that can have a box, S input side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from cxr_mtl.config import ModelConfig
+from cxr_mtl.model.classify import ClassifyHead
+from cxr_mtl.model.encoder import Encoder, make_encoder
+from cxr_mtl.model.hierarchy import HierarchyHead
+from cxr_mtl.model.localize import LocalizeHead
+from cxr_mtl.types import Outputs
+
+# Films are normalised with one mean and spread, those of NIH's own to two digits; the encoder is not told the dataset.
+MEAN, SPREAD = 0.5, 0.25
+
+
+class MultiTaskModel(nn.Module):
+    """One encoder, three heads, one forward pass."""
+
+    def __init__(
+        self, encoder: Encoder, findings: ClassifyHead, hierarchy: HierarchyHead, boxes: LocalizeHead | None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.findings = findings
+        self.hierarchy = hierarchy
+        self.boxes = boxes
+
+    def forward(self, images: Tensor, box_rows: Tensor | None = None) -> Outputs:
+        """Run encoder and heads.
+
+        Args:
+            images: (B, 1, S, S), from ``normalise``.
+            box_rows: (R,) rows that the box head is to look at; None for all. In training only films with annotated
+                boxes are looked at, which saves most of the box head's cost.
+        """
+        maps = self.encoder(images)
+        features = maps[-1]
+        if self.boxes is None:
+            box_logits, box_deltas = [], []
+        else:
+            box_logits, box_deltas = self.boxes(maps if box_rows is None else [m[box_rows] for m in maps])
+        return Outputs(self.findings(features), self.hierarchy(features), box_logits, box_deltas, features)
+
+
+def make_model(
+    config: ModelConfig, num_findings: int, num_box_findings: int, *, weights: Path | None = None
+) -> MultiTaskModel:
+    """Build the network a configuration describes.
+
+    Args:
+        config: the ``model`` section of a run.
+        num_findings: C, all nodes of the ontology.
+        num_box_findings: D; 0 builds no box head.
+        weights: encoder weights to start from; a bundle that brings its own passes none.
+    """
+    encoder = make_encoder(
+        config.encoder, config.encoder_args, drop_path=config.drop_path, weights=weights, pretrained=config.pretrained
+    )
+    channels = encoder.channels[-1]
+    boxes = None
+    if num_box_findings:
+        boxes = LocalizeHead(encoder.channels, num_box_findings, config.fpn_channels, config.box_convs)
+    return MultiTaskModel(
+        encoder,
+        ClassifyHead(channels, num_findings, config.dropout),
+        HierarchyHead(channels, num_findings, config.dropout),
+        boxes,
+    )
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, 1, S, S) to the float the network is trained on."""
+    return (images.float() / 255 - MEAN) / SPREAD

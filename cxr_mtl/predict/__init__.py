@@ -1,0 +1,1 @@
+"""Films in, answers out. Evaluation, server, command line and demo all come through here."""

@@ -1,0 +1,94 @@
+"""The body of ``cxr-mtl predict``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cxr_mtl.data.read import read_image
+from cxr_mtl.errors import ConfigError, ImageError
+from cxr_mtl.predict.overlay import draw_overlay
+from cxr_mtl.predict.predictor import LocalPredictor, Predictor
+from cxr_mtl.predict.remote import RemotePredictor, read_key
+from cxr_mtl.types import DISCLAIMER, Options, Prediction
+
+TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
+
+
+def predict_files(
+    bundle: str,
+    files: Sequence[Path],
+    *,
+    tell: Callable[[str], None],
+    as_json: bool = False,
+    overlay: Path | None = None,
+    operating_point: str = "balanced",
+    heatmaps: tuple[str, ...] = (),
+    url: str | None = None,
+    key_file: Path | None = None,
+) -> int:
+    """Judge files and tell of each; gives the number that could not be judged.
+
+    Args:
+        bundle: folder, or the model's name on the server.
+        files: to judge, in this order.
+        tell: called with one text a file.
+        as_json: the prediction contract instead of a table.
+        overlay: folder for pictures; the first of ``heatmaps`` is drawn on them.
+        operating_point: by name.
+        heatmaps: findings to map.
+        url: of a server to ask instead of a bundle.
+        key_file: of that server.
+    """
+    predictor: Predictor
+    if url is None:
+        predictor = LocalPredictor(Path(bundle))
+    else:
+        predictor = RemotePredictor(url, read_key(key_file) if key_file else None, model=bundle)
+    if overlay is not None:
+        overlay.mkdir(parents=True, exist_ok=True)
+    options = Options(operating_point=operating_point, heatmaps=heatmaps)
+    failed = 0
+    pictures = picture_names(files)
+    for start in range(0, len(files), TOGETHER):
+        part = files[start : start + TOGETHER]
+        for file, result in zip(part, predictor.predict(part, options), strict=True):
+            if isinstance(result, ImageError):
+                if result.code == "bad_request":
+                    raise ConfigError(result.message, hint=result.hint)
+                failed += 1
+                tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else f"{file}: {result}")
+                continue
+            tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else in_words(file, result))
+            if overlay is not None:
+                picture = draw_overlay(read_image(file), result, heatmap=heatmaps[0] if heatmaps else None)
+                picture.save(overlay / pictures[file])
+    return failed
+
+
+def picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """A file name for each film's picture; films of one name in several folders do not overwrite each other."""
+    stems = [file.stem for file in files]
+    return {
+        file: f"{file.stem}.png" if stems.count(file.stem) == 1 else f"{file.parent.name}_{file.name}_{i}.png"
+        for i, file in enumerate(files)
+    }
+
+
+def in_words(file: Path, prediction: Prediction) -> str:
+    """One film's findings as a table for the terminal."""
+    lines = [f"{file}  ({prediction.image['width']} x {prediction.image['height']} px, {prediction.image['format']})"]
+    known = [f for f in prediction.findings if f.probability is not None]
+    for finding in sorted(known, key=lambda f: -(f.probability or 0)):
+        flag = "FLAGGED" if finding.call == "positive" else "-"
+        boxes = sum(b.finding == finding.name for b in prediction.boxes)
+        lines.append(
+            f"  {finding.name:<28} {finding.probability:.2f}  threshold {finding.threshold:.2f}  {flag:<8}"
+            + (f"{boxes} box{'es' if boxes > 1 else ''}" if boxes else "")
+        )
+    untrained = [f.name for f in prediction.findings if f.probability is None]
+    if untrained:
+        lines.append(f"  not trained: {', '.join(untrained)}")
+    lines += [f"  note: {warning}" for warning in prediction.warnings]
+    return "\n".join([*lines, f"  {DISCLAIMER}"])

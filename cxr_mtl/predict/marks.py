@@ -1,0 +1,113 @@
+"""How a film is marked: a look for each finding's boxes, a place for each label, numbers in two digits.
+
+Pure, and shared by the picture (`overlay.py`) and the demo's page, so that both mark a film alike.
+K boxes, xyxy. Colour is never alone: every box carries its label, and each colour has its own dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from cxr_mtl.types import Prediction
+
+XYXY = tuple[float, float, float, float]
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a finding's boxes look.
+
+    Attributes:
+        colour: of the outline and of the label's ground.
+        ink: of the label's text: black or white, whichever reads better on the colour.
+        dash: on, off, ... in line widths; empty is solid.
+    """
+
+    colour: RGB
+    ink: RGB
+    dash: tuple[float, ...]
+
+    @property
+    def hex(self) -> str:
+        return "#{:02x}{:02x}{:02x}".format(*self.colour)
+
+
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+# Okabe and Ito's palette without its black, which a film hides; blue last, for it is the darkest.
+_STYLES = (
+    Style((230, 159, 0), _BLACK, ()),
+    Style((86, 180, 233), _BLACK, (7, 4)),
+    Style((240, 228, 66), _BLACK, (2, 2.5)),
+    Style((0, 158, 115), _BLACK, (9, 3, 2, 3)),
+    Style((204, 121, 167), _BLACK, (4, 2)),
+    Style((213, 94, 0), _BLACK, (9, 3, 2, 3, 2, 3)),
+    Style((0, 114, 178), _WHITE, (4, 7)),
+)
+
+
+def box_styles(prediction: Prediction) -> dict[str, Style]:
+    """One style for each finding that has a box.
+
+    A finding keeps the colour of its place in the ontology from film to film, unless this film needs it for another.
+    """
+    boxed = {box.finding for box in prediction.boxes}
+    order = [call.name for call in prediction.findings]
+    order += sorted(boxed.difference(order))
+    num = len(_STYLES)
+    free = list(range(num))
+    styles: dict[str, Style] = {}
+    for name in (name for name in order if name in boxed):
+        lap = len(styles) // num
+        slot = min(free, key=lambda s: (s - order.index(name)) % num)
+        free.remove(slot)
+        # With more findings than colours a colour comes again, with the next dash.
+        styles[name] = replace(_STYLES[slot], dash=_STYLES[(slot + lap) % num].dash)
+        free = free or list(range(num))
+    return styles
+
+
+def format_number(value: float) -> str:
+    """A probability or score in two digits that never reads as certain: 0.83, 0.062, <0.001, >0.99."""
+    if value > 0.995:
+        return ">0.99"
+    if value < 0.001:
+        return "<0.001"
+    if value >= 0.095:
+        return f"{value:.2f}"
+    # Rare findings live here, and 0.01 for a probability and its threshold alike would hide which is larger.
+    return f"{value:.3f}" if value >= 0.0095 else f"{value:.4f}"
+
+
+def place_labels(boxes: Sequence[XYXY], sizes: Sequence[tuple[float, float]], frame: tuple[float, float]) -> list[XYXY]:
+    """Where each label goes: at its box, inside the frame, and off the labels before it if there is any such place.
+
+    Args:
+        boxes: K boxes, pixels of the picture, the most important first.
+        sizes: K label sizes, (width, height), pixels of the picture.
+        frame: (width, height) of the picture.
+
+    Returns:
+        K label rectangles xyxy.
+    """
+    placed: list[XYXY] = []
+    for box, size in zip(boxes, sizes, strict=True):
+        # min keeps the first of equals, so the order of the candidates is the order of preference.
+        placed.append(min(_label_places(box, size, frame), key=lambda place: sum(_overlap(place, p) for p in placed)))
+    return placed
+
+
+def _label_places(box: XYXY, size: tuple[float, float], frame: tuple[float, float]) -> Iterator[XYXY]:
+    (x1, y1, x2, y2), (w, h) = box, size
+    corners = [(x1, y1 - h), (x2 - w, y1 - h), (x1, y2), (x2 - w, y2), (x1, y1), (x2, y1), (x1 - w, y1)]
+    # The last resort: a stack downwards along the left edge.
+    corners += [(x1, y1 + h * step) for step in range(1, 12)]
+    for x, y in corners:
+        left = min(max(x, 0.0), max(frame[0] - w, 0.0))
+        top = min(max(y, 0.0), max(frame[1] - h, 0.0))
+        yield left, top, left + w, top + h
+
+
+def _overlap(a: XYXY, b: XYXY) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

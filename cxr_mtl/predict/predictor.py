@@ -1,0 +1,144 @@
+"""A bundle that answers.  B films, C findings, S input side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxr_mtl.bundle import Bundle, load_bundle
+from cxr_mtl.data.geometry import Letterbox
+from cxr_mtl.data.read import read_image
+from cxr_mtl.data.transforms import to_input
+from cxr_mtl.errors import ImageError
+from cxr_mtl.metrics.hierarchy import compose
+from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
+from cxr_mtl.model.multitask import normalise
+from cxr_mtl.predict.heatmap import grad_cam, strength, to_film, to_png
+from cxr_mtl.predict.response import check_options, respond
+from cxr_mtl.types import Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
+
+
+class Predictor(Protocol):
+    """Whatever turns films into predictions: a bundle here, or a server elsewhere."""
+
+    def predict(
+        self, sources: Sequence[Path | bytes], options: Options = Options()
+    ) -> list[Prediction | ImageError]:
+        """One prediction or error for each source, in order; a bad film never costs its neighbours theirs."""
+        ...
+
+
+class LocalPredictor:
+    """A bundle on this machine.
+
+    Attributes:
+        bundle: what it answers with.
+    """
+
+    def __init__(self, bundle: Path | Bundle, device: str = "cpu", threads: int | None = None) -> None:
+        """Load a bundle.
+
+        Args:
+            bundle: folder, or one already loaded.
+            device: ``cpu`` or ``cuda``.
+            threads: of torch, for the whole process; None leaves torch's own choice.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self._device = torch.device(device)
+        self.bundle.model.to(self._device).eval()
+        self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
+
+    def predict(self, sources: Sequence[Path | bytes], options: Options = Options()) -> list[Prediction | ImageError]:
+        """Read and judge films.
+
+        Args:
+            sources: paths or file contents; PNG, JPEG or DICOM.
+            options: what is wanted of each.
+        """
+        return self.predict_each([(source, options) for source in sources])
+
+    def predict_each(self, requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
+        """The same with options for each film, as a server's batch brings them."""
+        results: list[Prediction | ImageError | None] = [None] * len(requests)
+        films: dict[int, Radiograph] = {}
+        for i, (source, options) in enumerate(requests):
+            try:
+                check_options(self.bundle, options)
+                films[i] = read_image(source)
+            except ImageError as error:
+                results[i] = error
+        if films:
+            outputs, boxes = self._forward(list(films.values()))
+            answers = self._answers(outputs, boxes)
+            for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
+                options = requests[i][1]
+                maps = [self._heatmap(outputs, row, boxes[row], answer, name, options) for name in options.heatmaps]
+                results[i] = respond(self.bundle, film, answer, options, [m for m in maps if m is not None])
+        return [r for r in results if r is not None]
+
+    def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
+        """All numbers for films already read; evaluation's door."""
+        outputs, boxes = self._forward(films)
+        return self._answers(outputs, boxes)
+
+    @torch.no_grad()
+    def _forward(self, films: Sequence[Radiograph]) -> tuple[Outputs, list[Letterbox]]:
+        inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
+        images = torch.from_numpy(np.stack([image for image, _ in inputs]))[:, None].to(self._device)
+        return self.bundle.model(normalise(images)), [box for _, box in inputs]
+
+    def _answers(self, outputs: Outputs, boxes: Sequence[Letterbox]) -> list[Answer]:
+        bundle = self.bundle
+        trained = np.array([name in bundle.trained for name in bundle.ontology.names])
+        findings = bundle.findings_calibration.apply(_numpy(outputs.findings))
+        conditional = bundle.hierarchy_calibration.apply(_numpy(outputs.hierarchy))
+        hierarchy = compose(conditional, bundle.ontology.parents)
+        for table in (findings, conditional, hierarchy):
+            table[:, ~trained] = np.nan
+        proposed = self._boxes(outputs, boxes)
+        return [Answer(*numbers) for numbers in zip(findings, hierarchy, conditional, proposed, strict=True)]
+
+    def _boxes(self, outputs: Outputs, letterboxes: Sequence[Letterbox]) -> list[tuple[ScoredBox, ...]]:
+        names = self.bundle.box_findings
+        if not names:
+            return [()] * len(letterboxes)
+        selected = select_boxes(
+            flatten_levels(outputs.box_logits, len(names)),
+            flatten_levels(outputs.box_deltas, 4),
+            self._anchors,
+            self.bundle.image_size,
+        )
+        return [
+            tuple(
+                ScoredBox(names[d], round(score, 6), (round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)))
+                for (x1, y1, x2, y2), score, d in zip(
+                    letterbox.to_source(boxes.double().cpu().numpy()).tolist(),
+                    scores.tolist(),
+                    findings.tolist(),
+                    strict=True,
+                )
+            )
+            for letterbox, (boxes, scores, findings) in zip(letterboxes, selected, strict=True)
+        ]
+
+    def _heatmap(
+        self, outputs: Outputs, row: int, box: Letterbox, answer: Answer, name: str, options: Options
+    ) -> Heatmap | None:
+        column = self.bundle.ontology.index(name)
+        probability = float(answer.finding_probability[column])
+        threshold = self.bundle.operating_points[options.operating_point].get(name)
+        if np.isnan(probability) or threshold is None:
+            return None  # never trained: there is no score to explain
+        cam = grad_cam(self.bundle.model.findings, outputs.features[row : row + 1], column)
+        return Heatmap(name, to_png(to_film(strength(cam, probability, threshold), box)))
+
+
+def _numpy(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return values.double().cpu().numpy()

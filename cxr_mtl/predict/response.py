@@ -1,0 +1,86 @@
+"""From numbers to the answer a person or program reads. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from cxr_mtl.bundle import Bundle
+from cxr_mtl.errors import ImageError
+from cxr_mtl.types import Answer, FindingCall, Heatmap, Node, Options, Prediction, Radiograph
+
+DIGITS = 6  # of a probability in the answer: enough to compare two servers, few enough to read
+
+
+def respond(
+    bundle: Bundle, film: Radiograph, answer: Answer, options: Options, heatmaps: Sequence[Heatmap] = ()
+) -> Prediction:
+    """Apply an operating point to one film's numbers."""
+    thresholds = bundle.operating_points[options.operating_point]
+    wanted = [f for f in bundle.ontology.findings if not f.group]
+    if options.findings is not None:
+        wanted = [f for f in wanted if f.name in options.findings]
+    column = {name: i for i, name in enumerate(bundle.ontology.names)}
+    calls = tuple(_call(f.name, float(answer.finding_probability[column[f.name]]), thresholds) for f in wanted)
+    nodes = tuple(
+        Node(f.name, f.parents, _number(answer.hierarchy_probability[i]), _number(answer.hierarchy_conditional[i]))
+        for i, f in enumerate(bundle.ontology.findings)
+    )
+    names = {f.name for f in wanted}
+    shown = [b for b in answer.boxes if b.score >= bundle.box_min_score and b.finding in names] if options.boxes else []
+    return Prediction(
+        model={
+            "name": bundle.name,
+            "version": bundle.version,
+            "sha256": bundle.sha256,
+            "ontology": bundle.ontology.name,
+        },
+        image={
+            "width": film.width,
+            "height": film.height,
+            "format": film.format,
+            "inverted": film.inverted,
+            "sha256": film.sha256,
+        },
+        operating_point=options.operating_point,
+        findings=calls,
+        hierarchy=nodes,
+        boxes=tuple(shown),
+        warnings=film.notes,
+        heatmaps=tuple(heatmaps),
+    )
+
+
+def check_options(bundle: Bundle, options: Options) -> None:
+    """Refuse what this bundle cannot give.
+
+    Raises:
+        ImageError: status 400; an unknown operating point or finding.
+    """
+    if options.operating_point not in bundle.operating_points:
+        raise ImageError(
+            f"operating_point '{options.operating_point}' is not one of this model's.",
+            code="bad_request",
+            status=400,
+            hint=f"Choose one of: {', '.join(bundle.operating_points)}.",
+        )
+    for name in (*(options.findings or ()), *options.heatmaps):
+        if name not in bundle.ontology.names:
+            raise ImageError(
+                f"'{name}' is not a finding of this model.",
+                code="bad_request",
+                status=400,
+                hint=f"It knows: {', '.join(bundle.ontology.names)}.",
+            )
+
+
+def _call(name: str, probability: float, thresholds: Mapping[str, float]) -> FindingCall:
+    if math.isnan(probability) or name not in thresholds:
+        return FindingCall(name, "not_trained")
+    threshold = thresholds[name]
+    call = "positive" if probability >= threshold else "negative"
+    return FindingCall(name, call, round(probability, DIGITS), round(threshold, DIGITS))
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), DIGITS)

@@ -1,0 +1,39 @@
+"""The body of ``cxr-mtl serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cxr_mtl.serve import torchserve
+from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
+
+
+def serve(model_store: Path, *, port: int, stop: bool, status: bool) -> tuple[list[str], int]:
+    """Start, stop or look at the server of a model store; gives what to say and the exit code."""
+    state_dir = torchserve.state_dir_of(model_store)
+    if stop:
+        stopped = torchserve.stop(state_dir)
+        return [f"{model_store}: {'stopped.' if stopped else 'no server was running.'}"], 0
+    if status:
+        found = torchserve.status(state_dir)
+        return (_describe(found), 0) if found else ([f"{model_store}: no server is running."], 1)
+    return _how_to_ask(torchserve.start(model_store, port=port), model_store), 0
+
+
+def _how_to_ask(server: ServerInfo, model_store: Path) -> list[str]:
+    model = server.models[0]
+    return [
+        f"Serving {', '.join(server.models)} at {server.url} (loopback only, token needed).",
+        f"Key:  {server.key_file}",
+        f"Logs: {server.log_dir}",
+        'Ask:  KEY=$(python -c \'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])\' '
+        f"{server.key_file})",
+        f'      curl -H "Authorization: Bearer $KEY" -T FILM.png {server.url}/predictions/{model}',
+        f"Stop: cxr-mtl serve --model-store {model_store} --stop",
+        "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",
+    ]
+
+
+def _describe(found: ServerStatus) -> list[str]:
+    lines = [f"{found.info.url} (process {found.info.pid}), keys in {found.info.key_file}"]
+    return lines + [f"{name}: {', '.join(states) or 'no worker'}" for name, states in found.workers.items()]

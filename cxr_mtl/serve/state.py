@@ -1,0 +1,114 @@
+"""What is remembered of a running server, so that another command can find, ask and end it.
+
+The state folder (``<model store>/.serve``) holds ``server.json``, ``key_file.json``, ``config.properties`` and
+``logs/``; only its owner can read it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cxr_mtl.errors import ServeError
+
+MAIN_CLASS = "org.pytorch.serve.ModelServer"
+TEMP_PREFIX = "cxr-mtl-serve-"
+KEYS_FILE = "key_file.json"
+_STATE_FILE = "server.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """Where a server is. ``models`` are the names it was started with; the logs are in ``log_dir``."""
+
+    url: str
+    management_url: str
+    metrics_url: str
+    key_file: Path
+    pid: int
+    log_dir: Path
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A server that was started: where it is, when it was born and the temporary folder that is its own."""
+
+    info: ServerInfo
+    created: float
+    temp: Path
+
+    def process(self) -> psutil.Process | None:
+        """The front end, or None once it ended: a pid that passed to another process is not ours."""
+        try:
+            process = psutil.Process(self.info.pid)
+            ours = abs(process.create_time() - self.created) < 1.0 and MAIN_CLASS in process.cmdline()
+            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+@contextmanager
+def only_starter(state_dir: Path) -> Iterator[None]:
+    """Keeps a second start for the same folder out; the system lets go of the lock even where we are killed.
+
+    Raises:
+        ServeError: another process is starting one.
+    """
+    with (state_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ServeError(f"A server for {state_dir} is being started.", hint="Wait for that one.") from None
+        yield
+
+
+def save_state(state_dir: Path, state: State) -> None:
+    """Writes the state beside the keys."""
+    info = {name: getattr(state.info, name) for name in ServerInfo.__slots__}
+    body = {"info": info, "created": state.created, "temp": state.temp}
+    (state_dir / _STATE_FILE).write_text(json.dumps(body, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def load_state(state_dir: Path) -> State | None:
+    """The state of the last server started for this folder; None where none was, or it was ended.
+
+    Raises:
+        ServeError: the file is not what ``save_state`` wrote.
+    """
+    path = state_dir / _STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return State(_info(body["info"]), float(body["created"]), Path(body["temp"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ServeError(f"{path} is damaged.", hint="Remove it once no TorchServe of yours runs.") from None
+
+
+def forget_state(state_dir: Path, state: State) -> None:
+    """Removes an ended server's keys, state and temporary folder; its logs stay."""
+    if state.temp.name.startswith(TEMP_PREFIX):
+        shutil.rmtree(state.temp, ignore_errors=True)
+    for name in (KEYS_FILE, _STATE_FILE):
+        (state_dir / name).unlink(missing_ok=True)
+
+
+def _info(body: Mapping[str, Any]) -> ServerInfo:
+    return ServerInfo(
+        url=body["url"],
+        management_url=body["management_url"],
+        metrics_url=body["metrics_url"],
+        key_file=Path(body["key_file"]),
+        pid=int(body["pid"]),
+        log_dir=Path(body["log_dir"]),
+        models=tuple(body["models"]),
+    )

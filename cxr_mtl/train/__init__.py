@@ -1,0 +1,1 @@
+"""Training. ``loop.py`` is the file to read first."""

@@ -1,0 +1,112 @@
+"""What validation films decide besides the weights: calibration, thresholds, the box cut, and which epoch is best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cxr_mtl.bundle import Description
+from cxr_mtl.card import RULES
+from cxr_mtl.config import RunConfig
+from cxr_mtl.data.split import split_hash
+from cxr_mtl.metrics.calibrate import choose_operating_points, fit_calibration
+from cxr_mtl.metrics.classify import auroc, per_finding
+from cxr_mtl.metrics.counts import known_mean
+from cxr_mtl.metrics.hierarchy import compose, given_parents
+from cxr_mtl.metrics.localize import askable, best_boxes, choose_box_threshold
+from cxr_mtl.train.study import Study
+from cxr_mtl.train.validate import Seen
+
+MODEL_VERSION = "1.0"
+BOX_IOU = 0.5  # at which a box counts as right while training
+NO_BOX_CUT = 0.5  # where validation films have no box to choose a cut by
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good some weights are on validation films.
+
+    Attributes:
+        auroc: macro over findings, of the findings head.
+        hierarchy_auroc: the same of the tree's probabilities.
+        box_accuracy: share of annotated (film, finding) whose best box reaches IoU .5; nan without boxes.
+    """
+
+    auroc: float
+    hierarchy_auroc: float
+    box_accuracy: float
+
+    @property
+    def chosen_by(self) -> float:
+        """Mean over what could be measured; the epoch with the highest is kept."""
+        return float(known_mean(np.array([self.auroc, self.hierarchy_auroc, self.box_accuracy])))
+
+    def to_dict(self) -> dict[str, float]:
+        return {"auroc": self.auroc, "hierarchy_auroc": self.hierarchy_auroc, "box_accuracy": self.box_accuracy}
+
+
+def score(seen: Seen, study: Study) -> Scores:
+    """Measure what a model said of the validation films."""
+    parents = study.manifest.ontology.parents
+    conditional = 1 / (1 + np.exp(-seen.hierarchy))
+    iou = best_boxes(seen.annotated, seen.proposed).iou
+    return Scores(
+        auroc=float(known_mean(per_finding(auroc, seen.labels, seen.findings))),
+        hierarchy_auroc=float(known_mean(per_finding(auroc, seen.labels, compose(conditional, parents)))),
+        box_accuracy=float(np.mean(iou >= BOX_IOU)) if len(iou) else float("nan"),
+    )
+
+
+def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
+    """Fit everything that validation films decide.
+
+    Args:
+        seen: what the weights to be kept said of the validation films.
+    """
+    ontology = study.manifest.ontology
+    calibration = fit_calibration(seen.labels, seen.findings, study.trained)
+    # Every node's conditional takes part in its descendants' products, trained or not, so none is left out.
+    conditional = fit_calibration(given_parents(seen.labels, ontology.parents), seen.hierarchy)
+    points = choose_operating_points(seen.labels, calibration.apply(seen.findings), ontology.names)
+    return Description(
+        name=config.name,
+        version=MODEL_VERSION,
+        model=config.model,
+        ontology=ontology,
+        trained=tuple(name for name, enough in zip(ontology.names, study.trained, strict=True) if enough),
+        box_findings=study.box_findings,
+        findings_calibration=calibration,
+        hierarchy_calibration=conditional,
+        operating_points={
+            point: {finding: cut.threshold for finding, cut in cuts.items()} for point, cuts in points.items()
+        },
+        rules={
+            point: {"rule": RULES[point], "reached": {finding: cut.to_dict() for finding, cut in cuts.items()}}
+            for point, cuts in points.items()
+        },
+        box_min_score=_box_cut(seen, study),
+        fitted_on=provenance(study, "val"),
+        config=config.model_dump(mode="json"),
+    )
+
+
+def provenance(study: Study, split: str) -> dict[str, Any]:
+    """Which films these were, in words that tell another run of the same films."""
+    part = study.manifest.where(split=split)
+    return {
+        "dataset": ", ".join(sorted(set(part.table["dataset"]))),
+        "split": split,
+        "films": len(part),
+        "patients": len(set(part.patient_ids)),
+        "split_sha256": split_hash(study.manifest),
+    }
+
+
+def _box_cut(seen: Seen, study: Study) -> float:
+    columns = [study.manifest.ontology.index(name) for name in study.box_findings]
+    exhaustive = study.manifest.table["boxes_exhaustive"].to_numpy(bool)[seen.rows]
+    asked = askable(seen.labels[:, columns], seen.annotated, exhaustive)
+    cut = choose_box_threshold(seen.annotated, seen.proposed, asked).score
+    return NO_BOX_CUT if np.isnan(cut) else cut

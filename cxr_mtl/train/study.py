@@ -1,0 +1,117 @@
+"""What a run learns from: manifest, pack and the examples of its splits, and which findings there is enough of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cxr_mtl.config import RunConfig
+from cxr_mtl.data.loader import Examples, make_examples
+from cxr_mtl.data.manifest import Manifest, load_manifest
+from cxr_mtl.data.pack import Pack, make_pack, open_pack, pack_folder
+from cxr_mtl.data.split import check_patients
+from cxr_mtl.engine.distributed import barrier
+from cxr_mtl.errors import DataError
+
+
+@dataclass(frozen=True)
+class Study:
+    """Attributes:
+    manifest: all films.
+    train: examples to learn from.
+    val: examples to choose, calibrate and set thresholds on.
+    trained: (C,) bool; findings with enough present and absent films.
+    box_findings: the D findings with enough boxes, in the ontology's order.
+    """
+
+    manifest: Manifest
+    train: Examples
+    val: Examples
+    trained: NDArray[np.bool_]
+    box_findings: tuple[str, ...]
+
+
+def make_study(config: RunConfig, *, main: bool) -> Study:
+    """Read the manifest, decode the films once, and gather the examples.
+
+    Raises:
+        DataError: a split is missing or empty, patients are in two splits, or no finding has enough films.
+    """
+    manifest = load_manifest(config.data.manifest)
+    check_patients(manifest)
+    for split in ("train", "val"):
+        if not (manifest.table["split"] == split).any():
+            raise DataError(
+                f"{config.data.manifest}: no film is in the split '{split}'.",
+                hint="Make one with: cxr-mtl data split.",
+            )
+    pack = _shared_pack(config, manifest, main=main)
+    box_findings = _enough_boxes(manifest, config.data.min_positives) if config.loss.boxes else ()
+    train = make_examples(manifest, pack, "train", box_findings)
+    val = make_examples(manifest, pack, "val", box_findings)
+    if not len(train) or not len(val):
+        raise DataError(f"{config.data.manifest}: no film of the training or validation split could be read.")
+    trained = enough_films(train.labels[train.rows], config.data.min_positives)
+    if not trained.any():
+        raise DataError(
+            f"{config.data.manifest}: no finding has {config.data.min_positives} films present and absent.",
+            hint="Lower data.min_positives or bring more films.",
+        )
+    return Study(manifest, _only(train, trained), _only(val, trained), trained, box_findings)
+
+
+def enough_films(labels: NDArray[np.float32], minimum: int) -> NDArray[np.bool_]:
+    """(C,) whether (M, C) labels hold at least ``minimum`` present and as many absent films of each finding."""
+    return np.asarray(((labels == 1).sum(0) >= minimum) & ((labels == 0).sum(0) >= minimum))
+
+
+def prior_logits(labels: NDArray[np.float32], parents: tuple[tuple[int, ...], ...]) -> tuple[NDArray[np.float32], ...]:
+    """Biases that make an untrained network answer with the training split's prevalence.
+
+    Args:
+        labels: (M, C) 1, 0, nan.
+        parents: indices of the parents of each of the C nodes.
+
+    Returns:
+        (C,) logits of each finding's prevalence, and (C,) of its prevalence among films with all parents present.
+    """
+    with_parents = labels.copy()
+    for node, above in enumerate(parents):
+        for parent in above:
+            with_parents[labels[:, parent] != 1, node] = np.nan
+
+    def logit(table: NDArray[np.float32]) -> NDArray[np.float32]:
+        # One film added to either side keeps a finding that is always present from a bias of infinity.
+        present, absent = (table == 1).sum(0) + 1, (table == 0).sum(0) + 1
+        return np.log(present / absent).astype(np.float32)
+
+    return logit(labels), logit(with_parents)
+
+
+def _only(examples: Examples, trained: NDArray[np.bool_]) -> Examples:
+    labels = examples.labels.copy()
+    labels[:, ~trained] = np.nan
+    return replace(examples, labels=labels)
+
+
+def _enough_boxes(manifest: Manifest, minimum: int) -> tuple[str, ...]:
+    rows = np.flatnonzero((manifest.table["split"] == "train").to_numpy())
+    count = Counter(box.finding for row in rows for box in manifest.boxes(int(row)))
+    return tuple(name for name in manifest.ontology.names if count[name] >= minimum)
+
+
+def _shared_pack(config: RunConfig, manifest: Manifest, *, main: bool) -> Pack:
+    """The first rank decodes; the others wait, then map the same file."""
+    side = config.model.image_size
+    folder = config.data.pack or pack_folder(config.data.manifest, side)
+    if main:
+        with tqdm(total=len(manifest), desc="decoding films", unit="film", disable=None) as bar:
+            make_pack(manifest, side, folder, progress=bar.update)
+    barrier()
+    return open_pack(folder)
+
+

@@ -1,0 +1,154 @@
+"""Shapes, both families behind one verb, the tree's promise, and the box head against MONAI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
+from monai.apps.detection.utils.anchor_utils import AnchorGenerator
+from monai.apps.detection.utils.box_coder import BoxCoder
+from torchvision.ops import box_iou
+
+from cxr_mtl.config import ModelConfig
+from cxr_mtl.errors import CheckpointError, ConfigError
+from cxr_mtl.model.encoder import STRIDES, make_encoder
+from cxr_mtl.model.hierarchy import log_probability
+from cxr_mtl.model.localize import (
+    ANCHOR_RATIOS,
+    ANCHOR_SCALES,
+    NUM_ANCHORS,
+    decode,
+    flatten_levels,
+    make_anchors,
+    select_boxes,
+)
+from cxr_mtl.model.multitask import make_model, normalise
+
+SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "img_size": 64}
+FAMILIES = [("test_convnext", {}), ("swin_tiny_patch4_window7_224", SMALL_SWIN), ("test_resnet", {})]
+
+
+@pytest.mark.parametrize(("name", "args"), FAMILIES)
+def test_one_verb_for_every_family(name: str, args: dict[str, Any]) -> None:
+    encoder = make_encoder(name, args)
+    maps = encoder(torch.randn(2, 1, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, c, 64 // s, 96 // s) for c, s in zip(encoder.channels, STRIDES, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("name", "args"), FAMILIES)
+def test_one_pass_feeds_three_heads(name: str, args: dict[str, Any]) -> None:
+    config = ModelConfig(encoder=name, encoder_args=args, image_size=64, fpn_channels=16, box_convs=1)
+    model = make_model(config, 5, 3)
+    calls = []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    out = model(normalise(torch.randint(0, 255, (2, 1, 64, 64), dtype=torch.uint8)))
+    assert out.findings.shape == out.hierarchy.shape == (2, 5)
+    assert flatten_levels(out.box_logits, 3).shape == (2, sum(map(len, make_anchors(64))), 3)
+    assert calls == [1]
+    total = out.findings.sum() + out.hierarchy.sum() + sum(m.sum() for m in [*out.box_logits, *out.box_deltas])
+    total.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_unknown_encoder_and_arguments_are_one_line() -> None:
+    with pytest.raises(ConfigError, match="no model 'convnext_atom'"):
+        make_encoder("convnext_atom")
+    with pytest.raises(ConfigError, match="encoder_args"):
+        make_encoder("test_convnext", {"colour": 3})
+
+
+def test_local_weights_are_loaded_and_missing_ones_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    source = make_encoder("test_convnext")
+    file = tmp_path / "weights.safetensors"
+    save_file(source.net.state_dict(), file)
+    torch.manual_seed(1)
+    loaded = make_encoder("test_convnext", weights=file)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        make_encoder("test_convnext", weights=tmp_path / "none.safetensors")
+
+
+@st.composite
+def dags(draw: st.DrawFn) -> list[list[int]]:
+    size = draw(st.integers(1, 9))
+    return [draw(st.lists(st.integers(0, i - 1), unique=True, max_size=3)) if i else [] for i in range(size)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(dags(), st.integers(0, 1000), st.sampled_from([1.0, 20.0, 80.0]))
+def test_child_is_never_likelier_than_a_parent(parents: list[list[int]], seed: int, spread: float) -> None:
+    logits = torch.randn(4, len(parents), generator=torch.Generator().manual_seed(seed)) * spread
+    logits.requires_grad_()
+    log_p = log_probability(logits, parents)
+    assert (log_p <= 0).all()
+    for child, above in enumerate(parents):
+        for parent in above:
+            assert (log_p[:, child] <= log_p[:, parent]).all()
+    log_p.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_tree_is_the_product_along_the_path() -> None:
+    logits = torch.randn(5, 3)
+    p = log_probability(logits, [[], [0], [1]]).exp()
+    assert torch.allclose(p[:, 2], logits.sigmoid().prod(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_anchors_equal_monais(side: int) -> None:
+    sizes = tuple(tuple(s * stride for s in ANCHOR_SCALES) for stride in STRIDES)
+    generator: Any = AnchorGenerator(sizes=sizes, aspect_ratios=(ANCHOR_RATIOS,) * 3, indexing="xy")
+    maps = [torch.zeros(1, 1, side // s, side // s) for s in STRIDES]
+    (expected,) = generator(torch.zeros(1, 1, side, side), maps)
+    assert torch.allclose(torch.cat(make_anchors(side)), expected)
+
+
+def test_decode_equals_monais() -> None:
+    anchors = torch.cat(make_anchors(64))
+    deltas = torch.randn(len(anchors), 4) * 2
+    expected = BoxCoder(weights=(1.0,) * 4).decode_single(deltas, anchors)
+    assert torch.allclose(decode(deltas, anchors), expected, atol=1e-3, rtol=1e-5)
+
+
+def test_best_box_of_each_finding_equals_monais_selector() -> None:
+    torch.manual_seed(0)
+    side, findings = 64, 3
+    anchors = make_anchors(side)
+    n = sum(map(len, anchors))
+    logits, deltas = torch.randn(1, n, findings) * 2, torch.randn(1, n, 4) * 0.2
+
+    class Shape(torch.nn.Module):
+        spatial_dims, num_classes, num_anchors, size_divisible = 2, findings, NUM_ANCHORS, 32
+        cls_key, box_reg_key = "classification", "box_regression"
+
+    detector: Any = RetinaNetDetector(Shape(), AnchorGenerator(((8,) * NUM_ANCHORS,), ((1.0,),)))
+    detector.set_box_selector_parameters(0.0, n * findings, 0.5, n * findings)
+    counts = [len(level) for level in anchors]
+    (theirs,) = detector.postprocess_detections(
+        {"classification": logits, "box_regression": deltas},
+        [torch.cat(anchors)],
+        [[side, side]],
+        [c // NUM_ANCHORS for c in counts],
+    )
+    ((boxes, scores, finding),) = select_boxes(logits, deltas, torch.cat(anchors), side)
+    assert (scores[:-1] >= scores[1:]).all()
+    for d in range(findings):
+        mine = (finding == d).nonzero()[0, 0]
+        other = (theirs["labels"] == d).nonzero().flatten()
+        best = other[theirs["labels_scores"][other].argmax()]
+        assert scores[mine].item() == pytest.approx(theirs["labels_scores"][best].item(), abs=1e-6)
+        assert torch.allclose(boxes[mine], theirs["boxes"][best], atol=1e-3)
+        kept = boxes[finding == d]
+        assert len(kept) <= 5
+        overlap = box_iou(kept, kept) - torch.eye(len(kept))
+        assert (overlap <= 0.5 + 1e-6).all()

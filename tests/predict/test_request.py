@@ -1,0 +1,164 @@
+"""Requests as TorchServe hands them over, and answers as it takes them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_mtl.errors import ImageError
+from cxr_mtl.predict.request import Response, answer_requests, options_to_dict, parse_request
+from cxr_mtl.types import FindingCall, Options, Prediction
+
+FILM = b"\x89PNG film"
+WANTED = Options("sensitive", findings=("Effusion", "Edema"), boxes=False, heatmaps=("Effusion",))
+names = st.lists(st.text(), max_size=3).map(tuple)
+any_options = st.builds(Options, st.text(), st.none() | names, st.booleans(), names)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+field_names = st.sampled_from(["data", "body", "image", "operating_point", "findings", "boxes", "heatmaps", "boxs"])
+
+
+class FakePredictor:
+    """Says how long each film is; trips over films that begin with ``trip``."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def predict_each(self, requests: Sequence[tuple[bytes, Options]]) -> list[Prediction | ImageError]:
+        self.calls.append(len(requests))
+        return [self._answer(source, options) for source, options in requests]
+
+    def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+        if source.startswith(b"trip"):
+            raise ZeroDivisionError("PatientName=Doe^Jane")
+        if source.startswith(b"bad"):
+            return ImageError("The film is truncated.", code="truncated", hint="Send it again.")
+        probability = float("nan") if source.startswith(b"nan") else 0.25
+        call = FindingCall("Edema", "negative", probability, 0.5)
+        return Prediction({"name": "fake"}, {"bytes": len(source)}, options.operating_point, (call,), (), ())
+
+
+def answer(*rows: Any) -> tuple[list[Response], FakePredictor]:
+    predictor = FakePredictor()
+    return answer_requests(predictor, rows), predictor
+
+
+def as_json(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        FILM,
+        bytearray(FILM),
+        {"body": bytearray(FILM)},
+        {"data": bytearray(FILM)},
+        {"image": bytearray(FILM)},
+        {"body": {"image": base64.b64encode(FILM).decode()}},
+        {"body": bytearray(as_json(image=base64.b64encode(FILM).decode()))},
+        {"body": b" \n" + as_json(image=base64.b64encode(FILM).decode(), findings=None)},
+    ],
+    ids=["bytes", "bytearray", "body", "form data", "form image", "decoded JSON", "JSON", "JSON with white space"],
+)
+def test_a_film_arrives_however_it_is_sent(row: Any) -> None:
+    assert parse_request(row) == (FILM, Options())
+
+
+def test_options_of_a_form_are_text() -> None:
+    form = {"operating_point": b"sensitive", "findings": b"Effusion, Edema", "boxes": b"false", "heatmaps": b"Effusion"}
+    assert parse_request({"data": FILM} | form) == (FILM, WANTED)
+
+
+@given(st.binary(), any_options)
+def test_json_brings_back_what_the_client_wants(film: bytes, options: Options) -> None:
+    body = as_json(image=base64.b64encode(film).decode(), **options_to_dict(options))
+    assert parse_request({"body": body}) == (film, options)
+
+
+@pytest.mark.parametrize(
+    ("row", "message", "hint"),
+    [
+        ({}, "holds no films", "curl -T"),
+        ({"operating_point": b"f1"}, "holds no films", "curl -T"),
+        ({"data": FILM, "image": FILM}, "holds 2 films", "one"),
+        ({"body": b""}, "holds no films", "curl -T"),
+        ({"body": as_json(boxes=True)}, "holds no films", "base64"),
+        ({"body": b'{"image": "AAA'}, "broken JSON", "base64"),
+        ({"body": b'{"image": ' + b"[" * 100_000}, "broken JSON", "base64"),
+        ({"body": ["AAAA"]}, "neither a film nor", "base64"),
+        ({"body": as_json(image=["AAAA"])}, "not text", "base64"),
+        ({"body": as_json(image="data:image/png;base64,AAAA")}, "not base64", "prefix"),
+        ({"body": as_json(image="AAA")}, "not base64", "prefix"),
+        ({"body": as_json(image="é")}, "not base64", "prefix"),
+        ({"data": FILM, "operating_pont": b"f1"}, "Unknown option 'operating_pont'", "Did you mean 'operating_point'?"),
+        ({"data": FILM, "zzz": b"f1"}, "Unknown option 'zzz'", "Known: operating_point, findings"),
+        ({"data": FILM, "boxes": b"maybe"}, "'boxes' is neither", ""),
+        ({"data": FILM, "findings": b"\xff"}, "not UTF-8", ""),
+        ({"body": {"image": "AAAA", "operating_point": 3}}, "'operating_point' is not text", "balanced"),
+        ({"body": {"image": "AAAA", "findings": "Edema", "heatmaps": [3]}}, "'heatmaps' is not a list", "commas"),
+        ({"body": {"image": "AAAA", "findings": {"Edema": 1}}}, "'findings' is not a list", "commas"),
+        ({"body": {"image": "AAAA", "boxes": 2}}, "'boxes' is neither", ""),
+    ],
+)
+def test_a_bad_request_says_what_and_what_to_do(row: Any, message: str, hint: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        parse_request(row)
+    assert (caught.value.code, caught.value.status) == ("bad_request", 400)
+    assert message in caught.value.message
+    assert hint in caught.value.hint or hint in caught.value.message
+
+
+@given(st.dictionaries(field_names, st.binary(max_size=20) | json_values, max_size=4))
+def test_no_row_does_worse_than_a_bad_request(row: dict[str, Any]) -> None:
+    error = None
+    try:
+        parse_request(row)
+    except ImageError as caught:
+        error = caught
+    assert error is None or error.status == 400
+
+
+def test_each_row_gets_its_own_answer_in_order() -> None:
+    responses, predictor = answer({"data": FILM, "operating_point": b"f1"}, {"data": b"bad"}, {}, {"data": FILM * 2})
+    assert [r.status for r in responses] == [200, 422, 400, 200]
+    assert responses[1].phrase.startswith("Unprocessable")
+    bodies = [json.loads(r.body) for r in responses]
+    assert [b.get("image", {}).get("bytes") for b in bodies] == [len(FILM), None, None, 2 * len(FILM)]
+    assert bodies[0]["operating_point"] == "f1"
+    assert bodies[1] == {"error": {"code": "truncated", "message": "The film is truncated.", "hint": "Send it again."}}
+    assert predictor.calls == [3], "good requests share one forward pass"
+
+
+def test_a_film_that_trips_the_model_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        responses, predictor = answer(FILM, b"trip", FILM)
+    assert [r.status for r in responses] == [200, 500, 200]
+    assert predictor.calls == [3, 1, 1, 1]
+    error = json.loads(responses[1].body)["error"]
+    assert error["code"] == "internal"
+    assert "ZeroDivisionError" in caplog.text
+    assert "test_request.py" in caplog.text
+    assert "_answer" in caplog.text
+    assert "Doe" not in caplog.text + json.dumps(error), "the message of an exception can hold patient data"
+
+
+def test_an_answer_that_is_no_json_is_a_fault_of_ours() -> None:
+    responses, _ = answer(b"nan")
+    assert responses[0].status == 500
+
+
+def test_an_empty_batch_asks_nothing() -> None:
+    responses, predictor = answer()
+    assert responses == []
+    assert predictor.calls == []
