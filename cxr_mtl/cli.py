@@ -22,7 +22,8 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 
 Settings = Annotated[
-    list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override a setting, e.g. -s train.lr=3e-4.")
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override a setting: -s train.lr=3e-4."),
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle folder, such as runs/NAME/best.")]
 debug_wanted = False
@@ -30,7 +31,9 @@ debug_wanted = False
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, a problem found is 1."""
-    args = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]  # DeepSpeed's launcher adds it; RANK says it too
+    args = [
+        a for a in sys.argv[1:] if not a.startswith("--local_rank")
+    ]  # DeepSpeed's launcher adds it; RANK says it too
     try:
         app(args=args)
     except CxrError as error:
@@ -81,9 +84,11 @@ def train(
     Example: cxr-mtl train -c configs/nih_convnext.yaml -s train.epochs=10
     """
     from cxr_mtl.config import load_config
-    from cxr_mtl.train.loop import train as run
 
-    bundle = run(load_config(config, settings or []), resume=resume)
+    checked = load_config(config, settings or [])
+    from cxr_mtl.train.loop import train as run  # after the check: these imports take seconds
+
+    bundle = run(checked, resume=resume)
     print(f"Best bundle: {bundle}. Next: cxr-mtl evaluate {bundle} MANIFEST --out report")
 
 

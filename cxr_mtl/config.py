@@ -1,4 +1,4 @@
-"""A run is one YAML file: data, model, losses, augmentation, training. ``load_config`` checks it and says what is wrong.
+"""A run is one YAML file: data, model, losses, augmentation, training. ``load_config`` checks it, says what is wrong.
 
 DeepSpeed's own settings are derived from ``train`` (see engine/settings.py), so that the batch size has one home.
 """
@@ -125,7 +125,9 @@ class RunConfig(_Section):
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(f"train.batch_size {self.train.batch_size} is not divisible by train.accumulate")
         if self.train.zero_stage == 3 and self.train.ema:
-            raise ValueError("train.ema needs whole weights at each step, which ZeRO stage 3 does not have; set it to 0")
+            raise ValueError(
+                "train.ema needs whole weights at each step; ZeRO stage 3 has none, so set it to 0"
+            )
         if not (self.loss.findings or self.loss.hierarchy or self.loss.boxes):
             raise ValueError("loss: all three weights are 0, so nothing would be learned")
         return self
@@ -211,7 +213,9 @@ def _explain(error: ValidationError) -> str:
         text = f"{where}: this setting is required."
     else:
         message = first["msg"].removeprefix("Value error, ")
-        given = "" if "got" in message or not where or isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        given = (
+            "" if "got" in message or not where or isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        )
         text = f"{where}: {message}{given}." if where else f"{message}."
     return text + (f" And {len(others)} more." if others else "")
 

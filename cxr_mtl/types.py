@@ -44,7 +44,7 @@ class Box:
 class Record:
     """What the tables say of one image; no pixels.
 
-    ``labels`` holds only what the dataset states: 1 present, 0 absent, -1 uncertain. A finding that is not in it is unknown.
+    ``labels`` holds only what the dataset states: 1 present, 0 absent, -1 uncertain; a finding not in it is unknown.
     ``width`` and ``height`` are the frame the boxes are in, which need not be the file's own size; None when unknown.
     """
 
@@ -174,6 +174,9 @@ class Options:
     findings: tuple[str, ...] | None = None
     boxes: bool = True
     heatmaps: tuple[str, ...] = ()
+
+
+DEFAULT_OPTIONS = Options()
 
 
 @dataclass(frozen=True, slots=True)

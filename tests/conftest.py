@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared" / "data"
 
 # Two threads a test process: torch's own choice would be one a core of a machine the tests share.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# Machines are noisy: a slow example is no failure.
+settings.register_profile("noisy", deadline=None)
+settings.load_profile("noisy")
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> None
 
 
 def test_missing_file_names_the_projects_own() -> None:
-    with pytest.raises(ConfigError, match="nowhere: no such run file. The project's own are: .*nih_convnext"):
+    with pytest.raises(ConfigError, match=r"nowhere: no such run file. The project's own are: .*nih_convnext"):
         load_config("nowhere")
 
 

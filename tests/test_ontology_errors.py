@@ -98,6 +98,18 @@ MISTAKES = {
         11,
         "rsna has no name for 'Eff",
     ),
+    "complete where one label has no name": (
+        "name: Empyema\n    parents: [Effusion]",
+        "name: Plaque\n    parents: [Pleural]",
+        11,
+        "nih has no name for 'Plaque', which is below 'Pleural'",
+    ),
+    "complete by a name outside the group": (
+        "name: Empyema\n    parents: [Effusion]",
+        "{name: Plaque, parents: [Pleural, Scar]}\n  - {name: Scar, names: {nih: scar}}",
+        11,
+        "nih has no name for 'Plaque', which is below 'Pleural'",
+    ),
     "normal that is not there": (
         "normal: No Finding",
         "normal: No Findings",

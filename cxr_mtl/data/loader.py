@@ -1,7 +1,7 @@
 """From pack and manifest to batches.  N films, B batch, C findings, D findings that can have a box, S input side.
 
-The order of films is a pure function of seed and epoch, and each rank takes every world-th of them: a run that is resumed
-at an epoch's start sees what the undisturbed one saw, and two ranks together see what one sees.
+The order of films is a pure function of seed and epoch, and each rank takes every world-th of them: a run that is
+resumed at an epoch's start sees what the undisturbed one saw, and two ranks together see what one sees.
 """
 
 from __future__ import annotations

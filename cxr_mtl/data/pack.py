@@ -61,7 +61,12 @@ def pack_folder(manifest_path: Path, side: int) -> Path:
 
 
 def make_pack(
-    manifest: Manifest, side: int, out: Path, *, workers: int | None = None, progress: Callable[[int], None] | None = None
+    manifest: Manifest,
+    side: int,
+    out: Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Pack:
     """Decode every film of a manifest; a pack that is already complete is opened instead.
 
@@ -81,9 +86,7 @@ def make_pack(
     out.mkdir(parents=True, exist_ok=True)
     (out / INDEX).unlink(missing_ok=True)
     try:
-        images = np.lib.format.open_memmap(
-            out / IMAGES, mode="w+", dtype=np.uint8, shape=(len(manifest), side, side)
-        )
+        images = np.lib.format.open_memmap(out / IMAGES, mode="w+", dtype=np.uint8, shape=(len(manifest), side, side))
         sizes, unread = _decode_all(manifest, images, workers or os.cpu_count() or 1, progress)
         images.flush()
     except OSError as error:
@@ -111,7 +114,7 @@ def open_pack(folder: Path) -> Pack:
 
 
 def _decode_all(
-    manifest: Manifest, images: NDArray[np.uint8], workers: int, progress: Callable[[int], None] | None
+    manifest: Manifest, images: NDArray[np.uint8], workers: int, progress: Callable[[int], object] | None
 ) -> tuple[NDArray[np.int32], dict[str, str]]:
     sizes = np.zeros((len(manifest), 2), dtype=np.int32)
     unread: dict[str, str] = {}

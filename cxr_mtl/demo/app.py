@@ -6,6 +6,7 @@ Films may be of patients, so every default of Gradio that keeps or sends somethi
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -126,19 +127,20 @@ def launch(blocks: gr.Blocks, *, port: int | None = 7860, host: str = "127.0.0.1
 
     Args:
         blocks: from `build`.
-        port: None for the first free one from 7860.
+        port: None for any free one.
         host: an address other than loopback shows films to whoever can reach it: the page has no login.
 
     Returns:
         The page's address.
 
     Raises:
-        ServeError: the port is taken.
+        ServeError: the port is taken, or the page did not start.
     """
+    chosen = _free_port(host, port)
     try:
         _, url, _ = blocks.launch(
             server_name=host,
-            server_port=port,
+            server_port=chosen,
             prevent_thread_lock=True,
             quiet=True,
             theme=_theme(),
@@ -156,7 +158,7 @@ def launch(blocks: gr.Blocks, *, port: int | None = 7860, host: str = "127.0.0.1
             mcp_server=False,
         )
     except OSError:
-        raise ServeError(f"Port {port} on {host} is taken.", hint="Choose another with --port.") from None
+        raise ServeError(f"The page did not start on {host}:{chosen}.", hint="Try again, or another --port.") from None
     return str(url)
 
 
@@ -176,7 +178,7 @@ def main(
         bundle: folder to answer with, or
         url: address of a running server.
         key_file: of that server, as TorchServe wrote it; None for a server without authorisation.
-        port: of the page; None for the first free one from 7860.
+        port: of the page; None for any free one.
         host: of the page.
         examples: folder of films to offer.
         tell: is told where the page is.
@@ -196,6 +198,18 @@ def main(
             blocks.block_thread()
         finally:
             blocks.close(verbose=False)
+
+
+def _free_port(host: str, port: int | None) -> int:
+    """The port, or any free one. Gradio would try a hundred and then say that none was free."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port or 0))
+        except OSError as error:
+            what = f"Port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}."
+            raise ServeError(what, hint="Choose another with --port.") from None
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

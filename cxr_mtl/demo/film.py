@@ -83,16 +83,21 @@ def _tags(film: Radiograph, prediction: Prediction, styles: dict[str, Style], di
     places = place_labels(boxes, sizes, (_NARROW, height))
     for box, inner, (x1, y1, x2, y2), text in zip(prediction.boxes, boxes, places, texts, strict=True):
         # The pinned corner is the one at the box, so the label stays there when film and label no longer scale alike.
-        right = abs(x2 - inner[2]) < abs(x1 - inner[0]) or x2 <= inner[0]
+        right = _away(x2, inner[0], inner[2]) < _away(x1, inner[0], inner[2])
+        bottom = _away(y2, inner[1], inner[3]) < _away(y1, inner[1], inner[3])
         across = f"right:{100 - 100 * x2 / _NARROW:.2f}%" if right else f"left:{100 * x1 / _NARROW:.2f}%"
-        above = y2 <= inner[1]
-        down = f"bottom:{100 - 100 * y2 / height:.2f}%" if above else f"top:{100 * y1 / height:.2f}%"
+        down = f"bottom:{100 - 100 * y2 / height:.2f}%" if bottom else f"top:{100 * y1 / height:.2f}%"
         style = styles[box.finding]
         ink = "#fff" if style.ink[0] else "#000"
         yield (
             f'<span class="tag{dim[box.finding]}" aria-hidden="true" '
             f'style="{across};{down};background:{style.hex};color:{ink}">{escape(text)}</span>'
         )
+
+
+def _away(edge: float, low: float, high: float) -> float:
+    """How far a label's edge is from the nearer edge of its box."""
+    return min(abs(edge - low), abs(edge - high))
 
 
 def _data_url(picture: Image.Image) -> str:

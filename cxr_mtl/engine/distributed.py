@@ -73,4 +73,4 @@ def barrier() -> None:
 def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return cast(int, sock.getsockname()[1])
+        return cast("int", sock.getsockname()[1])

@@ -1,9 +1,9 @@
 """The box loss, on MONAI's RetinaNetDetector.  R films looked at, D findings, N anchors, K boxes.
 
 MONAI brings the matcher (ATSS), the sampler of hard negatives, the box coder and both losses. Three things are ours:
-a finding that may be present unboxed is not background; the regression loss stays attached to the graph where a rank has
-no matched anchor (MONAI returns a constant, which stalls ZeRO); and boxes are xyxy, which MONAI takes as axis order xy
-as long as anchors and boxes agree.
+a finding that may be present unboxed is not background; the regression loss stays attached to the graph where a rank
+has no matched anchor (MONAI returns a constant, which stalls ZeRO); and boxes are xyxy, which MONAI takes as axis order
+xy as long as anchors and boxes agree.
 """
 
 from __future__ import annotations

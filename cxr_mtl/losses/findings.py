@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG_HALF = -math.log(2.0)
-# Nearest to 0 that log p may come: log(1 - p) of a log p of 0 is -inf, and its gradient nan. Of the order of float32's step.
+# Nearest to 0 that log p may come: log(1 - p) of a log p of 0 is -inf, and its gradient nan. About float32's step.
 CEILING = -1e-7
 
 

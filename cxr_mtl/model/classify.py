@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 

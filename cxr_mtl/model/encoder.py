@@ -27,7 +27,7 @@ class Encoder(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        info = cast(Any, net).feature_info
+        info = cast("Any", net).feature_info
         by_stride = {int(entry["reduction"]): index for index, entry in enumerate(info)}
         missing = [stride for stride in STRIDES if stride not in by_stride]
         if missing:
@@ -37,15 +37,15 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 1, S, S) normalised to three maps (B, channels[i], S/stride, S/stride), always NCHW."""
-        maps = cast(Any, self.net).forward_intermediates(
+        maps = cast("Any", self.net).forward_intermediates(
             images, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
         )
-        return cast(list[Tensor], maps)
+        return cast("list[Tensor]", maps)
 
 
 def _prune(net: nn.Module, indices: list[int]) -> list[int]:
     """Drop what the maps do not need; a weight that never gets a gradient would only confuse whoever counts them."""
-    kept = cast(Any, net).prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+    kept = cast("Any", net).prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     if hasattr(net, "head"):
         net.head = nn.Identity()  # ConvNeXt's holds the last norm, which pruning leaves
     return list(kept)
@@ -79,8 +79,8 @@ def make_encoder(
     if weights is not None:
         if not weights.is_file():
             raise CheckpointError(f"model.weights: {weights} does not exist.")
-        # Not strict: a file of timm's holds a classifier and a last norm that are dropped here. What must not be missing
-        # is checked below, by name, because a silent part-load looks like a run that learns badly.
+        # Not strict: a file of timm's holds a classifier and a last norm that are dropped here. What must not be
+        # missing is checked below, by name, because a silent part-load looks like a run that learns badly.
         options |= {"pretrained_cfg_overlay": {"file": str(weights), "num_classes": 0}, "pretrained_strict": False}
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"{name.split('_')[0]}*")[:5])

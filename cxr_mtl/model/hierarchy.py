@@ -1,7 +1,7 @@
 """The tree of findings, which cannot contradict itself.  B batch, C findings in topological order.
 
-The head gives one conditional logit a node: the finding given that all its parents are present. A finding implies each of
-its parents, so its probability is that of its least probable parent, times the conditional:
+The head gives one conditional logit a node: the finding given that all its parents are present. A finding implies each
+of its parents, so its probability is that of its least probable parent, times the conditional:
 
     p(v) = sigmoid(z_v) * min over parents u of p(u)
 

@@ -92,13 +92,20 @@ def place_labels(boxes: Sequence[XYXY], sizes: Sequence[tuple[float, float]], fr
         K label rectangles xyxy.
     """
     placed: list[XYXY] = []
+
+    def cost(found: tuple[float, XYXY]) -> tuple[float, float]:
+        moved, place = found
+        return sum(_overlap(place, other) for other in placed), moved
+
     for box, size in zip(boxes, sizes, strict=True):
         # min keeps the first of equals, so the order of the candidates is the order of preference.
-        placed.append(min(_label_places(box, size, frame), key=lambda place: sum(_overlap(place, p) for p in placed)))
+        _, best = min(_label_places(box, size, frame), key=cost)
+        placed.append(best)
     return placed
 
 
-def _label_places(box: XYXY, size: tuple[float, float], frame: tuple[float, float]) -> Iterator[XYXY]:
+def _label_places(box: XYXY, size: tuple[float, float], frame: tuple[float, float]) -> Iterator[tuple[float, XYXY]]:
+    """Places at a box, each with how far the frame's edge pushed it from there."""
     (x1, y1, x2, y2), (w, h) = box, size
     corners = [(x1, y1 - h), (x2 - w, y1 - h), (x1, y2), (x2 - w, y2), (x1, y1), (x2, y1), (x1 - w, y1)]
     # The last resort: a stack downwards along the left edge.
@@ -106,7 +113,7 @@ def _label_places(box: XYXY, size: tuple[float, float], frame: tuple[float, floa
     for x, y in corners:
         left = min(max(x, 0.0), max(frame[0] - w, 0.0))
         top = min(max(y, 0.0), max(frame[1] - h, 0.0))
-        yield left, top, left + w, top + h
+        yield abs(left - x) + abs(top - y), (left, top, left + w, top + h)
 
 
 def _overlap(a: XYXY, b: XYXY) -> float:

@@ -20,14 +20,14 @@ from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
 from cxr_mtl.model.multitask import normalise
 from cxr_mtl.predict.heatmap import grad_cam, strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, respond
-from cxr_mtl.types import Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
+from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
 
 
 class Predictor(Protocol):
     """Whatever turns films into predictions: a bundle here, or a server elsewhere."""
 
     def predict(
-        self, sources: Sequence[Path | bytes], options: Options = Options()
+        self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
     ) -> list[Prediction | ImageError]:
         """One prediction or error for each source, in order; a bad film never costs its neighbours theirs."""
         ...
@@ -55,7 +55,9 @@ class LocalPredictor:
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
 
-    def predict(self, sources: Sequence[Path | bytes], options: Options = Options()) -> list[Prediction | ImageError]:
+    def predict(
+        self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
+    ) -> list[Prediction | ImageError]:
         """Read and judge films.
 
         Args:

@@ -22,6 +22,7 @@ from cxr_mtl.errors import ServeError
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 TEMP_PREFIX = "cxr-mtl-serve-"
 KEYS_FILE = "key_file.json"
+CONFIG_FILE = "config.properties"
 _STATE_FILE = "server.json"
 
 
@@ -40,17 +41,21 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A server that was started: where it is, when it was born and the temporary folder that is its own."""
+    """A server that was started: where it is, and the temporary folder that is its own."""
 
     info: ServerInfo
-    created: float
     temp: Path
 
     def process(self) -> psutil.Process | None:
-        """The front end, or None once it ended: a pid that passed to another process is not ours."""
+        """The front end, or None once it ended.
+
+        A pid may have passed to another process since. Ours is known by the configuration file it was started with, not
+        by its time of birth, which moves when the system's clock is set.
+        """
         try:
             process = psutil.Process(self.info.pid)
-            ours = abs(process.create_time() - self.created) < 1.0 and MAIN_CLASS in process.cmdline()
+            config = str(self.info.key_file.with_name(CONFIG_FILE))
+            ours = {MAIN_CLASS, config} <= set(process.cmdline())
             return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
@@ -74,7 +79,7 @@ def only_starter(state_dir: Path) -> Iterator[None]:
 def save_state(state_dir: Path, state: State) -> None:
     """Writes the state beside the keys."""
     info = {name: getattr(state.info, name) for name in ServerInfo.__slots__}
-    body = {"info": info, "created": state.created, "temp": state.temp}
+    body = {"info": info, "temp": state.temp}
     (state_dir / _STATE_FILE).write_text(json.dumps(body, indent=1, default=str) + "\n", encoding="utf-8")
 
 
@@ -89,7 +94,7 @@ def load_state(state_dir: Path) -> State | None:
         return None
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        return State(_info(body["info"]), float(body["created"]), Path(body["temp"]))
+        return State(_info(body["info"]), Path(body["temp"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise ServeError(f"{path} is damaged.", hint="Remove it once no TorchServe of yours runs.") from None
 

@@ -22,6 +22,7 @@ from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve.java import find_java
 from cxr_mtl.serve.settings import HOST, Settings, free_ports, make_environment, make_settings, num_cores
 from cxr_mtl.serve.state import (
+    CONFIG_FILE,
     KEYS_FILE,
     TEMP_PREFIX,
     ServerInfo,
@@ -162,7 +163,7 @@ def _launch(
     """Runs TorchServe's own launcher, which leaves the front end behind with its pid in a file; saves the state."""
     log_dir, temp = _fresh_logs(state_dir), Path(tempfile.mkdtemp(prefix=TEMP_PREFIX))
     command = [sys.executable, "-m", "ts.model_server", "--start", "--no-config-snapshots"]
-    command += ["--ts-config", str(settings.write(state_dir / "config.properties"))]
+    command += ["--ts-config", str(settings.write(state_dir / CONFIG_FILE))]
     command += ["--log-config", str(configs_dir() / "serve/log4j2.xml"), "--model-store", str(model_store)]
     command += ["--models", *(f"{name}={name}.mar" for name in names)]
     environment = make_environment(java_home, temp, log_dir, max(1, num_cores() // settings.workers))
@@ -179,9 +180,8 @@ def _launch(
             check=False,
         )
     try:
-        process = psutil.Process(int((temp / ".model_server.pid").read_text(encoding="utf-8")))
-        created = process.create_time()
-    except (OSError, ValueError, psutil.Error):
+        pid = int((temp / ".model_server.pid").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         shutil.rmtree(temp, ignore_errors=True)
         raise ServeError(f"TorchServe did not start: {_cause(log_dir)}", hint=f"See {log_dir}.") from None
     info = ServerInfo(
@@ -189,11 +189,16 @@ def _launch(
         management_url=f"http://{HOST}:{settings.management_port}",
         metrics_url=f"http://{HOST}:{settings.metrics_port}/metrics",
         key_file=state_dir / KEYS_FILE,
-        pid=process.pid,
+        pid=pid,
         log_dir=log_dir,
         models=names,
     )
-    save_state(state_dir, State(info, created, temp))
+    state = State(info, temp)
+    save_state(state_dir, state)
+    for _ in range(100):  # A process that was born this moment does not yet say what it runs.
+        if state.process() is not None or not psutil.pid_exists(pid):
+            break
+        time.sleep(0.05)
     return info
 
 

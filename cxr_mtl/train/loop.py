@@ -1,8 +1,8 @@
 """Training from the first film to the finished bundle: read this file first.
 
 A run folder holds  config.yaml  split.csv  log.jsonl  best/ (a bundle)  checkpoints/ (to resume from).
-Everything random is a function of seed, epoch and rank, so a run that was killed and resumed goes the way the undisturbed
-one would have gone.
+Everything random is a function of seed, epoch and rank, so a run that was killed and resumed goes the way the
+undisturbed one would have gone.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def prior_logits(labels: NDArray[np.float32], parents: tuple[tuple[int, ...], ..
     def logit(table: NDArray[np.float32]) -> NDArray[np.float32]:
         # One film added to either side keeps a finding that is always present from a bias of infinity.
         present, absent = (table == 1).sum(0) + 1, (table == 0).sum(0) + 1
-        return np.log(present / absent).astype(np.float32)
+        return np.asarray(np.log(present / absent), dtype=np.float32)
 
     return logit(labels), logit(with_parents)
 
@@ -113,5 +113,3 @@ def _shared_pack(config: RunConfig, manifest: Manifest, *, main: bool) -> Pack:
             make_pack(manifest, side, folder, progress=bar.update)
     barrier()
     return open_pack(folder)
-
-

@@ -143,6 +143,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeyp
     assert {p.name for p in tmp_path.iterdir()} == {"films", "m.parquet"}
 
 
+def test_who_reads_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    path = study(tmp_path)
+    before, reader = path.read_bytes(), tmp_path / "same file"
+    reader.hardlink_to(path)
+    save_manifest(make(tmp_path, record("b")), path)
+    assert reader.read_bytes() == before != path.read_bytes()
+
+
 def test_where_selects_and_renumbers(tmp_path: Path) -> None:
     rows = [
         record("a", split="train"),

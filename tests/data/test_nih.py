@@ -236,7 +236,7 @@ def test_nothing_is_dropped_in_silence(nih: Path) -> None:
     assert label(manifest, "00000001_000", "Cardiomegaly") == 1  # the first row of the two
     odd = manifest.record(6)
     assert (odd.view, odd.sex) == ("UNKNOWN", None)
-    assert "3 image files are in no row of the table" in report.notes
+    assert "3 image files belong to no usable row of the table" in report.notes
     assert "1 films have a view other than PA and AP: set to UNKNOWN" in report.notes
     text = "\n".join(report.lines())
     assert all(reason in text for reason in report.dropped)

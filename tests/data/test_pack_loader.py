@@ -117,7 +117,12 @@ def test_boxes_land_in_the_input_frame(examples: Examples) -> None:
 
 def test_every_film_once_over_all_ranks(examples: Examples) -> None:
     for world in (1, 2, 3):
-        rows = [r for rank in range(world) for b in eval_batches(examples, batch_size=2, rank=rank, world=world) for r in b.index]
+        rows = [
+            r
+            for rank in range(world)
+            for b in eval_batches(examples, batch_size=2, rank=rank, world=world)
+            for r in b.index
+        ]
         assert sorted(int(r) for r in rows) == examples.rows.tolist()
 
 

@@ -24,8 +24,6 @@ from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.remote import RemotePredictor
 from cxr_mtl.types import Options
 
-NOTHING = "–"
-
 
 class Served:
     """A running page, its predictor and its API: (film, table, tree, json, facts) for (file, mode, finding)."""
@@ -147,13 +145,6 @@ def test_the_browser_is_sent_nowhere_else(served: Served) -> None:
     assert not [url for style in styles for url in re.findall(r"(?:url\(|@import)\s*[\"']?(https?:[^)\"']+)", style)]
 
 
-def test_a_file_that_is_too_large_is_refused(served: Served) -> None:
-    upload = httpx.post(
-        f"{served.url}gradio_api/upload", files={"files": ("big.dcm", b"0" * (64 * 1024**2 + 1))}, trust_env=False
-    )
-    assert upload.status_code == 413
-
-
 def test_demo_server_and_command_line_give_the_same_numbers(tiny_bundle: Path, film: Path) -> None:
     local = LocalPredictor(tiny_bundle)
     finding = "Cardiomegaly"
@@ -199,7 +190,9 @@ def test_main_keeps_uploads_private_and_deletes_them(
 
     def use_it(blocks: gr.Blocks) -> None:
         with httpx.Client(trust_env=False) as client:
-            [path] = client.post(f"{blocks.local_url}gradio_api/upload", files={"files": film.open("rb")}).json()
+            [path] = client.post(
+                f"{blocks.local_url}gradio_api/upload", files={"files": ("film.png", film.read_bytes())}
+            ).json()
         folder = Path(path).parents[1]
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         seen.append(Path(path))
@@ -221,5 +214,5 @@ def test_main_wants_one_who_answers(tiny_bundle: Path) -> None:
 
 def test_a_taken_port_is_said_to_be_taken(served: Served) -> None:
     port = int(served.url.rstrip("/").rsplit(":", 1)[1])
-    with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 is taken"):
+    with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 cannot be had: Address already in use"):
         app.launch(app.build(FakePredictor()), port=port)

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from demo_fake import FINDINGS, make_film, make_heatmap, make_prediction
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -242,6 +242,21 @@ def test_labels_apart_on_a_phone_are_apart_on_a_desk(
     on_phone = tag_rects(html, 300, 300 * h / w)
     assert all(x1 >= -0.1 and x2 <= 300.1 and y1 >= -0.1 and y2 <= 300 * h / w + 0.1 for x1, y1, x2, y2 in on_phone)
     assert crossing(tag_rects(html, 900, 900 * h / w)) <= crossing(on_phone)
+
+
+@settings(max_examples=40)
+@example((0.8, 0.5, 0.02, 0.02))
+@example((0.0, 0.0625, 0.5, 0.5))
+@given(corner)
+def test_a_lone_label_stays_at_its_box_on_any_screen(place: tuple[float, float, float, float]) -> None:
+    x1, y1, x2, y2 = place[0], place[1], min(1, place[0] + place[2]), min(1, place[1] + place[3])
+    boxes = (ScoredBox("Mass", 0.5, (x1 * 60, y1 * 60, x2 * 60, y2 * 60)),)
+    html = film_html(make_film(60, 60), replace(PREDICTION, boxes=boxes), None)
+    for side in (300, 900):
+        [label] = tag_rects(html, side, side)
+        across = max(label[0] - x2 * side, x1 * side - label[2], 0)
+        down = max(label[1] - y2 * side, y1 * side - label[3], 0)
+        assert max(across, down) < 1
 
 
 def test_names_cannot_inject_html() -> None:

@@ -28,7 +28,8 @@ def test_no_film_is_a_differentiable_zero(loss: BoxLoss) -> None:
     value = loss(logits, deltas, [], [], torch.ones(0, 2, dtype=torch.bool))
     value.backward()
     assert value.item() == 0
-    assert (logits.grad == 0).all() and (deltas.grad == 0).all()
+    assert (logits.grad == 0).all()
+    assert (deltas.grad == 0).all()
 
 
 def test_film_without_box_keeps_the_regression_attached(loss: BoxLoss) -> None:

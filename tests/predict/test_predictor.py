@@ -74,14 +74,18 @@ def test_bad_film_costs_its_neighbours_nothing(predictor: LocalPredictor) -> Non
     assert isinstance(last, Prediction)
     assert isinstance(first, Prediction)
     alone = one(predictor.predict([good]))
-    assert np.allclose([f.probability or 0 for f in first.findings], [f.probability or 0 for f in alone.findings], atol=1e-5)
+    both = [[f.probability or 0 for f in p.findings] for p in (first, alone)]
+    assert np.allclose(*both, atol=1e-5)
 
 
 def test_each_film_has_its_own_options(predictor: LocalPredictor) -> None:
     film = png(90, 90)
-    results = predictor.predict_each(
-        [(film, Options(operating_point="sensitive", findings=("Mass",))), (film, Options(operating_point="none")), (film, Options(boxes=False))]
-    )
+    wanted = [
+        Options(operating_point="sensitive", findings=("Mass",)),
+        Options(operating_point="none"),
+        Options(boxes=False),
+    ]
+    results = predictor.predict_each([(film, options) for options in wanted])
     assert isinstance(results[0], Prediction)
     assert [f.name for f in results[0].findings] == ["Mass"]
     assert results[0].findings[0].threshold == 0.2
@@ -93,10 +97,10 @@ def test_each_film_has_its_own_options(predictor: LocalPredictor) -> None:
 
 def test_operating_points_order_the_calls(predictor: LocalPredictor) -> None:
     film = png(90, 90)
-    flagged = {
-        point: sum(f.call == "positive" for f in one(predictor.predict([film], Options(operating_point=point))).findings)
-        for point in ("sensitive", "balanced", "specific")
-    }
+    flagged = {}
+    for point in ("sensitive", "balanced", "specific"):
+        answer = one(predictor.predict([film], Options(operating_point=point)))
+        flagged[point] = sum(f.call == "positive" for f in answer.findings)
     assert flagged["sensitive"] >= flagged["balanced"] >= flagged["specific"]
 
 
@@ -123,7 +127,8 @@ def test_grad_cam_equals_captums(name: str, args: dict[str, object]) -> None:
     torch.manual_seed(0)
     encoder = make_encoder(name, args).eval()
     tap = torch.nn.Identity()
-    head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(encoder.channels[-1], 3))
+    linear = torch.nn.Linear(encoder.channels[-1], 3)
+    head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,37 +14,47 @@ import pytest
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.serve import torchserve
-from cxr_mtl.serve.state import MAIN_CLASS, TEMP_PREFIX, ServerInfo, State, load_state, only_starter, save_state
+from cxr_mtl.serve.state import (
+    CONFIG_FILE,
+    MAIN_CLASS,
+    TEMP_PREFIX,
+    ServerInfo,
+    State,
+    load_state,
+    only_starter,
+    save_state,
+)
 
 
-def state(folder: Path, process: psutil.Process, *, created: float | None = None) -> State:
+def state(folder: Path, pid: int) -> State:
     temp = folder / f"{TEMP_PREFIX}x"
     temp.mkdir(exist_ok=True)
     keys = folder / "key_file.json"
     keys.write_text("{}")
     urls = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3/metrics")
-    info = ServerInfo(*urls, keys, process.pid, folder / "logs", ("cxr_mtl",))
-    return State(info, process.create_time() if created is None else created, temp)
+    return State(ServerInfo(*urls, keys, pid, folder / "logs", ("cxr_mtl",)), temp)
 
 
 @pytest.fixture
-def pretender() -> psutil.Process:
-    """A process whose command line names TorchServe's main class."""
-    code = "import time; time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code, MAIN_CLASS])
-    yield psutil.Process(process.pid)
-    process.kill()
-    process.wait()
+def pretender(tmp_path: Path) -> Iterator[psutil.Process]:
+    """A process whose command line is that of the server of ``tmp_path``."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)", MAIN_CLASS, "-f", str(tmp_path / CONFIG_FILE)]
+    with subprocess.Popen(command) as started:
+        process = psutil.Process(started.pid)
+        while process.cmdline() != command:
+            time.sleep(0.01)
+        yield process
+        started.kill()
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    saved = state(tmp_path, psutil.Process())
+    saved = state(tmp_path, os.getpid())
     save_state(tmp_path, saved)
     assert load_state(tmp_path) == saved
     assert load_state(tmp_path / "elsewhere") is None
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"info": {}, "created": 1, "temp": "/"}'])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"info": {}, "temp": "/"}'])
 def test_a_damaged_state_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "server.json").write_text(content)
     with pytest.raises(ServeError, match="is damaged"):
@@ -50,19 +62,22 @@ def test_a_damaged_state_is_one_line(tmp_path: Path, content: str) -> None:
 
 
 def test_a_pid_that_passed_to_another_process_is_left_alone(tmp_path: Path, pretender: psutil.Process) -> None:
-    for other in (state(tmp_path, psutil.Process(os.getpid())), state(tmp_path, pretender, created=1.0)):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder, pid in ((tmp_path, os.getpid()), (elsewhere, pretender.pid)):
+        other = state(folder, pid)
         assert other.process() is None
-        save_state(tmp_path, other)
-        assert torchserve.status(tmp_path) is None
-        assert torchserve.stop(tmp_path) is False
-        assert psutil.pid_exists(other.info.pid)
+        save_state(folder, other)
+        assert torchserve.status(folder) is None
+        assert torchserve.stop(folder) is False
+        assert psutil.pid_exists(pid)
         assert not other.temp.exists()
         assert not other.info.key_file.exists()
-        assert load_state(tmp_path) is None
+        assert load_state(folder) is None
 
 
 def test_stop_ends_what_was_started_here(tmp_path: Path, pretender: psutil.Process) -> None:
-    save_state(tmp_path, state(tmp_path, pretender))
+    save_state(tmp_path, state(tmp_path, pretender.pid))
     found = torchserve.status(tmp_path)
     assert found is not None
     assert not found.ready
@@ -74,8 +89,8 @@ def test_stop_ends_what_was_started_here(tmp_path: Path, pretender: psutil.Proce
 def test_stop_removes_no_folder_that_is_not_a_servers(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
-    saved = state(tmp_path, psutil.Process())
-    save_state(tmp_path, State(saved.info, saved.created, precious))
+    saved = state(tmp_path, os.getpid())
+    save_state(tmp_path, State(saved.info, precious))
     torchserve.stop(tmp_path)
     assert precious.is_dir()
 

@@ -27,7 +27,7 @@ def read_table(path: Path, *, needed: Sequence[str] = (), positional: int = 0) -
     Raises:
         DataError: empty, not text, ragged, without rows or without a needed column.
     """
-    options: dict[str, Any] = {"dtype": str, "na_filter": False, "index_col": False, "encoding": "utf-8-sig"}
+    options: dict[str, Any] = {"dtype": str, "na_filter": False, "index_col": False}
     if positional:
         options |= {"header": None, "skiprows": 1, "usecols": range(positional)}
     try:

@@ -123,7 +123,7 @@ def _find_films(root: Path, rows: pd.DataFrame, allow_missing: bool, tally: Tall
     paths = [films.find(name) for name in rows["Image Index"]]
     missing = np.asarray([path is None for path in paths], dtype=bool)
     if extra := len(films) - int((~missing).sum()):
-        tally.note(f"{extra:,} image files are in no row of the table")
+        tally.note(f"{extra:,} image files belong to no usable row of the table")
     if allow_missing and missing.any():
         tally.note(f"{int(missing.sum()):,} films are kept although their file is missing")
         names = rows["Image Index"]

@@ -26,6 +26,9 @@ class FakePredictor:
         self.seed = seed
         self.batches = []
 
+    def edges(self):
+        return self.bundle.ontology.edges
+
     def answer(self, films):
         self.batches.append(len(films))
         return [self._one(film) for film in films]
@@ -48,6 +51,8 @@ class FakePredictor:
                 frame = (record.width, record.height)
                 (xyxy,) = rescale_boxes([drawn[name]], frame, (film.width, film.height))
                 side = xyxy[2:] - xyxy[:2]
-                yield ScoredBox(name, 0.6 + 0.3 * rng.random(), tuple(xyxy + np.tile(rng.normal(0, self.jitter, 2) * side, 2)))
+                yield ScoredBox(
+                    name, 0.6 + 0.3 * rng.random(), tuple(xyxy + np.tile(rng.normal(0, self.jitter, 2) * side, 2))
+                )
             x, y = rng.random(2) * [film.width * 0.7, film.height * 0.7]
             yield ScoredBox(name, 0.5 * rng.random(), (x, y, x + film.width * 0.3, y + film.height * 0.3))

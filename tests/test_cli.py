@@ -1,0 +1,84 @@
+"""The command line: quick to answer, one line for a mistake, exit codes as promised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMANDS = ["quickstart", "data", "train", "evaluate", "predict", "package", "serve", "demo"]
+
+
+def cxr(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cxr_mtl", *map(str, args)], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def test_help_names_every_command() -> None:
+    text = cxr("--help").stdout
+    assert all(name in text for name in COMMANDS)
+    assert "Not for clinical use" in text
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data import", "data doctor", "data split", "data pack", "data synth"])
+def test_every_command_explains_itself(command: str) -> None:
+    from typer.testing import CliRunner
+
+    from cxr_mtl.cli import app
+
+    done = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert done.exit_code == 0
+    assert "Usage" in done.output
+    assert "Example: cxr-mtl" in done.output or command == "data"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["train", "-c", "nih_convnext", "-s", "train.lrr=1"], "ConfigError: nih_convnext: train.lrr: no such setting"),
+        (["data", "import", "nih", "no_such_folder", "--out", "m.parquet"], "no_such_folder"),
+        (["data", "import", "nhi", ".", "--out", "m.parquet"], "nih"),
+        (["data", "doctor", "no.parquet"], "no.parquet"),
+        (["evaluate", "no_bundle", "no.parquet"], "no.parquet"),
+        (["predict", "no_bundle", "film.png"], "no_bundle is not a bundle"),
+        (["package", "no_bundle"], "no_bundle"),
+        (["serve", "--model-store", "no_store"], "no_store"),
+    ],
+)
+def test_a_mistake_is_one_line(args: list[str], says: str, tmp_path: Path) -> None:
+    done = cxr(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_empty_table_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "nih" / "images").mkdir(parents=True)
+    (tmp_path / "nih" / "Data_Entry_2017_v2020.csv").write_text("")
+    done = cxr("data", "import", "nih", tmp_path / "nih", "--out", tmp_path / "m.parquet")
+    assert done.returncode == 2
+    assert "Data_Entry_2017_v2020.csv" in done.stderr
+    assert not (tmp_path / "m.parquet").exists()
+
+
+def test_predict_answers_good_films_and_explains_bad_ones(tiny_bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 90), dtype=np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "note.dcm").write_text("a text file")
+    done = cxr("predict", tiny_bundle, tmp_path / "good.png", tmp_path / "note.dcm", "--overlay", tmp_path / "pictures")
+    assert done.returncode == 1
+    assert "Research use only" in done.stdout
+    assert "note.dcm" in done.stdout
+    assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["good.png"]
+
+
+def test_predict_refuses_an_unknown_operating_point(tiny_bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((80, 90), np.uint8)).save(tmp_path / "a.png")
+    done = cxr("predict", tiny_bundle, tmp_path / "a.png", "--operating-point", "best")
+    assert done.returncode == 2
+    assert "Choose one of: balanced" in done.stderr
