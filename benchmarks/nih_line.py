@@ -2,8 +2,8 @@
 
     python benchmarks/nih_line.py --films ../shared/data/nih [--runs nih_convnext nih_swin] [--quick] [--json FILE]
 
-The yardstick is PCA of 48 px films and logistic regression, trained on the same training films and judged on the same test
-films. Everything runs as a user would run it, through the command line; --quick trains two epochs.
+The yardstick is PCA of 48 px films and logistic regression, trained on the same training films and judged on the same
+test films. Everything runs as a user would run it, through the command line; --quick trains two epochs.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +79,7 @@ def film_to_show(manifest_path: Path) -> Path:
 
 def ask_server(model_store: Path, film: Path) -> Prediction:
     """Start TorchServe, ask it for one film with its most probable finding's heat map, and stop it."""
-    server = torchserve.start(model_store, port=free_port())
+    server = torchserve.start(model_store, port=0)
     try:
         client = RemotePredictor(server.url, read_key(server.key_file))
         first = _answer(client, film, Options())
@@ -96,19 +95,6 @@ def without_pictures(prediction: Prediction) -> dict[str, object]:
     body = prediction.to_dict()
     body.pop("heatmaps", None)
     return body
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on, nor on the two after it."""
-    for port in range(18080, 19000, 10):
-        if all(_is_free(p) for p in (port, port + 1, port + 2)):
-            return port
-    raise DataError("No free ports between 18080 and 19000.")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _answer(client: RemotePredictor, film: Path, options: Options) -> Prediction:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from cxr_mtl.data.refuse import RESEND, refuse
+from cxr_mtl.data.refuse import RESEND, check_size, refuse
 from cxr_mtl.errors import ImageError
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -58,7 +58,7 @@ def walk_png(data: bytes) -> Container:
     """Size, orientation and the parts to decode. Check sums are verified, so a damaged file is refused, not judged.
 
     Raises:
-        ImageError: ``truncated`` or ``corrupt``.
+        ImageError: ``truncated``, ``corrupt``, ``too_large`` or ``too_small``.
     """
     at, kept, kind, orientation = 8, [data[:8]], b"", 1
     while kind != b"IEND":
@@ -74,6 +74,8 @@ def walk_png(data: bytes) -> Container:
             if zlib.crc32(memoryview(data)[at + 4 : stop - 4]) != struct.unpack_from(">L", data, stop - 4)[0]:
                 raise _broken("PNG")
             kept.append(data[at:stop])
+            if kind == b"IHDR":  # at once: a header alone says too large, and nothing after it matters
+                check_size(*struct.unpack_from(">LL", data, 16))
         elif kind == b"eXIf":
             orientation = _orientation(data[at + 8 : stop - 4])
         at = stop

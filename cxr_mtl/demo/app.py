@@ -22,6 +22,7 @@ from cxr_mtl.data.read import read_image
 from cxr_mtl.demo import present
 from cxr_mtl.demo.rows import trained
 from cxr_mtl.errors import ConfigError, CxrError, ServeError
+from cxr_mtl.predict.overlay import HEAT_STRENGTH
 from cxr_mtl.types import Options
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _controls(examples: Path | None) -> tuple[gr.File, gr.Radio, gr.Dropdown]:
     mode = gr.Radio(modes, value="balanced", label="Operating point", info=present.MODES_HELP)
     # Any value is let through: what the model knows is seen from its answers, and it says itself what it does not know.
     finding = gr.Dropdown([NO_HEAT], value="", label="Heat map", allow_custom_value=True)
-    strength = gr.Slider(0, 100, value=60, step=5, label="Heat map opacity, %")
+    strength = gr.Slider(0, 100, value=round(100 * HEAT_STRENGTH), step=5, label="Heat map opacity, %")
     strength.input(None, strength, None, js=_SET_HEAT, api_visibility="private")
     outlines = gr.Checkbox(True, label="Show boxes")
     outlines.input(None, outlines, None, js=_SET_BOXES, api_visibility="private")

@@ -18,6 +18,8 @@ from cxr_mtl.predict.marks import XYXY, Style, box_styles, format_number, place_
 from cxr_mtl.predict.overlay import draw_overlay, film_image, heat_caption, heat_layer
 from cxr_mtl.types import Heatmap, Prediction, Radiograph
 
+INVERTED = "shown inverted, for the file stores dense as dark (MONOCHROME1)"
+
 _FILM_SIDE = 1024
 # The narrowest film the page shows, in CSS pixels; labels that are apart there are apart on any larger one.
 _NARROW, _TAG_HEIGHT, _TAG_CHAR, _TAG_PAD = 300.0, 19.0, 7.0, 12.0
@@ -49,7 +51,8 @@ def film_html(film: Radiograph, prediction: Prediction, heat: Heatmap | None, fo
         f'<svg viewBox="0 0 {film.width} {film.height}" preserveAspectRatio="none" aria-hidden="true">{outlines}</svg>'
     )
     layers += _tags(film, prediction, styles, dim)
-    notes += [f"<p>Note: {escape(warning)}</p>" for warning in prediction.warnings]
+    inverted = [INVERTED] if film.inverted else []
+    notes += [f"<p>Note: {escape(note)}</p>" for note in (*inverted, *prediction.warnings)]
     saved = _data_url(draw_overlay(film, prediction, heatmap=heat.finding if heat else None))
     notes.append(f'<p><a href="{saved}" download="cxr_mtl_overlay.jpg">Save this picture</a></p>')
     return (
@@ -87,11 +90,9 @@ def _tags(film: Radiograph, prediction: Prediction, styles: dict[str, Style], di
         bottom = _away(y2, inner[1], inner[3]) < _away(y1, inner[1], inner[3])
         across = f"right:{100 - 100 * x2 / _NARROW:.2f}%" if right else f"left:{100 * x1 / _NARROW:.2f}%"
         down = f"bottom:{100 - 100 * y2 / height:.2f}%" if bottom else f"top:{100 * y1 / height:.2f}%"
-        style = styles[box.finding]
-        ink = "#fff" if style.ink[0] else "#000"
         yield (
             f'<span class="tag{dim[box.finding]}" aria-hidden="true" '
-            f'style="{across};{down};background:{style.hex};color:{ink}">{escape(text)}</span>'
+            f'style="{across};{down};background:{styles[box.finding].hex}">{escape(text)}</span>'
         )
 
 

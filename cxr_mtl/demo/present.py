@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from cxr_mtl.demo.film import film_html, stroke
+from cxr_mtl.demo.film import INVERTED, film_html, stroke
 from cxr_mtl.demo.rows import CALLS, Row, rows
 from cxr_mtl.errors import CxrError, ImageError
 from cxr_mtl.predict.marks import format_number
 from cxr_mtl.types import DISCLAIMER, Node, Prediction, Radiograph
 
 MODES = {"balanced": "Balanced", "sensitive": "Sensitive", "specific": "Specific", "f1": "Best F1"}
+TREE_HELP = (
+    "The tree has probabilities of its own: no finding is likelier than its parents. "
+    "They may differ from the table's, by which findings are flagged."
+)
 MODES_HELP = "Where to draw the line. Sensitive misses less and flags more; specific the reverse."
 
 
@@ -97,16 +101,15 @@ def tree_html(prediction: Prediction) -> str:
         parents: list[str | None] = [name for name in node.parents if name in names]
         for parent in parents or [None]:
             children.setdefault(parent, []).append(node)
-    return f'<div class="cxr-tree">{_branch(None, children, flagged)}</div>'
+    return f'<div class="cxr-tree"><p>{TREE_HELP}</p>{_branch(None, children, flagged)}</div>'
 
 
 def facts_html(prediction: Prediction, seconds: float) -> str:
     """What was judged, by what, how fast."""
     image, model = prediction.image, prediction.model
-    inverted = "yes: the file stores dense as dark (MONOCHROME1)" if image.get("inverted") else "no"
     facts = {
         "Film": f"{image.get('width')} × {image.get('height')} px, {image.get('format')}",
-        "Inverted for display": inverted,
+        "Grey scale": INVERTED if image.get("inverted") else "as stored",
         "Orientation": "assumed frontal and upright; not checked",
         "Model": f"{model.get('name')} {model.get('version')}, ontology {model.get('ontology')}",
         "Bundle SHA-256": str(model.get("sha256", "")),

@@ -20,13 +20,11 @@ class Style:
     """How a finding's boxes look.
 
     Attributes:
-        colour: of the outline and of the label's ground.
-        ink: of the label's text: black or white, whichever reads better on the colour.
+        colour: of the outline and of the label's ground; its text is black.
         dash: on, off, ... in line widths; empty is solid.
     """
 
     colour: RGB
-    ink: RGB
     dash: tuple[float, ...]
 
     @property
@@ -34,16 +32,15 @@ class Style:
         return "#{:02x}{:02x}{:02x}".format(*self.colour)
 
 
-_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-# Okabe and Ito's palette without its black, which a film hides; blue last, for it is the darkest.
+# Okabe and Ito's palette, with white for its black and its dark blue, which a film hides. Black text reads on all.
 _STYLES = (
-    Style((230, 159, 0), _BLACK, ()),
-    Style((86, 180, 233), _BLACK, (7, 4)),
-    Style((240, 228, 66), _BLACK, (2, 2.5)),
-    Style((0, 158, 115), _BLACK, (9, 3, 2, 3)),
-    Style((204, 121, 167), _BLACK, (4, 2)),
-    Style((213, 94, 0), _BLACK, (9, 3, 2, 3, 2, 3)),
-    Style((0, 114, 178), _WHITE, (4, 7)),
+    Style((230, 159, 0), ()),
+    Style((86, 180, 233), (7, 4)),
+    Style((240, 228, 66), (2, 2.5)),
+    Style((0, 158, 115), (9, 3, 2, 3)),
+    Style((204, 121, 167), (4, 2)),
+    Style((213, 94, 0), (9, 3, 2, 3, 2, 3)),
+    Style((245, 245, 245), (14, 3)),
 )
 
 

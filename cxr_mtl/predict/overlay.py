@@ -21,7 +21,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 HEAT_CAPTION = "Heat map: where the score of {finding} is sensitive, not where disease is."
 EMPTY_HEAT_CAPTION = "The heat map of {finding} is empty: nothing in the film raises its score."
-HEAT_STRENGTH = 0.55
+HEAT_STRENGTH = 0.4
 
 # Below this the labels would cover the film, so a thumbnail is enlarged.
 _MIN_SIDE = 512
@@ -113,7 +113,7 @@ def _draw_boxes(film: Image.Image, prediction: Prediction, scale_x: float, scale
     for box, text, place in zip(prediction.boxes, texts, place_labels(boxes, sizes, film.size), strict=True):
         style = styles[box.finding]
         draw.rectangle(place, fill=style.colour, outline=(0, 0, 0))
-        draw.text((place[0] + pad, place[1] + pad / 2), text, fill=style.ink, font=font)
+        draw.text((place[0] + pad, place[1] + pad / 2), text, fill=(0, 0, 0), font=font)
 
 
 def _scale(xyxy: XYXY, scale_x: float, scale_y: float) -> XYXY:

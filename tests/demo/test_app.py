@@ -112,6 +112,14 @@ def test_an_example_is_offered(served: Served) -> None:
     assert "drawn effusion" in json.dumps(served.blocks.config)
 
 
+def test_the_opacity_slider_starts_where_the_style_sheet_does(served: Served) -> None:
+    [slider] = [part for part in served.blocks.config["components"] if part["type"] == "slider"]
+    style = Path(app.__file__).with_name("demo.css").read_text()
+    assert f"--heat: {slider['props']['value'] / 100};" in style
+    events = [event for event in served.blocks.config["dependencies"] if (slider["id"], "input") in event["targets"]]
+    assert [event["backend_fn"] for event in events] == [False], "it stays in the browser"
+
+
 def test_only_predict_is_public(served: Served) -> None:
     assert set(served.client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {"/predict"}
 

@@ -70,7 +70,7 @@ def draw_film(plan: FilmPlan, size: int, *, hide: frozenset[str] = frozenset()) 
     vessels = _vessels(plan, pose, size) * np.clip(1.0 - empty, 0.0, 1.0) * (0.6 if "Emphysema" in shown else 1.0)
     grain = 0.035 * texture(at, film_rng(plan, 3), 0.12) + 0.02 * texture(at, film_rng(plan, 4), 0.04)
     # Only air shows vessels and grain; where it is gone, they are too.
-    dense = tissue(chest, at) - _AIR * clear + np.minimum(clear, 1.0) * (0.19 * vessels + 0.35 * grain)
+    dense = tissue(chest, at) - _AIR * clear + np.clip(clear, 0.0, 1.0) * (0.19 * vessels + 0.35 * grain)
     beam = np.maximum(dense + bones(chest, at) - airways(at), 0.0)
 
     boxes = {name: extent(opacity * lung) for name, opacity in opacities.items() if name in BOX_FINDINGS}

@@ -1,8 +1,9 @@
 """What each finding does to the lungs it is in.
 
-A finding is drawn as opacity: the share of a lung's air that it takes away at each point, 0 to 1, and below 0 where
-there is more air than before. It may reach beyond the lungs; only what lies within them is seen. Cardiomegaly and
-emphysema have none: they change the chest itself (``anatomy.make_chest``).
+A finding is drawn as opacity: the share of a lung's air that it takes away at each point, 1 for all of it, more where
+it is denser than the tissue around the lungs, and below 0 where there is more air than before. It may reach beyond the
+lungs; only what lies within them is seen. Cardiomegaly and emphysema have none: they change the chest itself
+(``anatomy.make_chest``).
 Sizes are in body units; at 128 px one unit is 64 px.
 """
 
@@ -84,10 +85,10 @@ def pleural_thickening(scene: Scene, rng: np.random.Generator) -> Field:
     left = _free_side(scene, rng)
     begin, end = rng.uniform(-0.50, -0.36), rng.uniform(0.05, 0.25)
     knobs = 0.06 * np.sin(at.v * rng.uniform(20, 30) + rng.uniform(0, 6))
-    rim = rng.uniform(0.30, 0.42) + knobs
+    rim = rng.uniform(0.48, 0.62) + knobs
     scene.taken.append((0.55 if left else -0.55, -0.15, 0.22))
-    where = step(rim - at.wall, 0.08) * step(end - at.v, 0.04) * step(at.v - begin, 0.04) * step(at.side - 0.42, 0.04)
-    return _on_side(at, left) * where * rng.uniform(0.75, 0.92)
+    where = step(rim - at.wall, 0.08) * step(end - at.v, 0.04) * step(at.v - begin, 0.04) * step(at.side - 0.40, 0.04)
+    return _on_side(at, left) * where * rng.uniform(0.90, 1.05)
 
 
 def pneumonia(scene: Scene, rng: np.random.Generator) -> Field:
@@ -100,7 +101,7 @@ def pneumonia(scene: Scene, rng: np.random.Generator) -> Field:
     lean = rng.uniform(-0.4, 0.4)
     twigs = bump((dy - lean * dx - 0.35 * np.sin(2.5 * dx)) * 7.0) + bump((dy + (0.9 + lean) * dx) * 7.0)
     dense = rng.uniform(0.80, 0.95)
-    return patch * dense * (1.0 - 0.45 * np.minimum(twigs, 1.0))
+    return patch * dense * (1.0 - 0.55 * np.minimum(twigs, 1.0))
 
 
 def infiltration(scene: Scene, rng: np.random.Generator) -> Field:
@@ -116,19 +117,19 @@ def infiltration(scene: Scene, rng: np.random.Generator) -> Field:
 
 def mass(scene: Scene, rng: np.random.Generator) -> Field:
     """A lobed lump, larger than 3 cm."""
-    radius = rng.uniform(0.13, 0.20)
+    radius = rng.uniform(0.145, 0.21)
     u, v = _place(scene, rng, 0.11, radius)
     dx, dy = (scene.at.u - u) / radius, (scene.at.v - v) / radius
     lump = step(1.0 - _rough_radius(dx, dy, rng, 0.09), 0.16)
-    return lump * rng.uniform(0.85, 0.97)
+    return lump * rng.uniform(0.95, 1.08)
 
 
 def nodule(scene: Scene, rng: np.random.Generator) -> Field:
-    """A small round spot, under 3 cm."""
-    radius = rng.uniform(0.058, 0.080)
+    """A small round spot, under 3 cm and chalky: denser than the tissue around the lungs."""
+    radius = rng.uniform(0.066, 0.092)
     u, v = _place(scene, rng, 0.07, radius)
     spot = step(radius - length(scene.at.u - u, scene.at.v - v), 0.025)
-    return spot * rng.uniform(0.85, 0.97)
+    return spot * rng.uniform(1.15, 1.35)
 
 
 def atelectasis(scene: Scene, rng: np.random.Generator) -> Field:
