@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -184,13 +184,16 @@ def demo(
     url: Annotated[str | None, typer.Option(help="A running server, such as http://127.0.0.1:8080.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file.")] = None,
     port: Annotated[int, typer.Option(help="Of the page.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on; containers need another.")] = "127.0.0.1",
     examples: Annotated[Path | None, typer.Option(help="Folder of example films.")] = None,
 ) -> None:
     """Open the page: drop a film, see findings, boxes, heat map and tree.
 
     Example: cxr-mtl demo --bundle runs/nih_convnext/best
     """
+    from functools import partial
+
     from cxr_mtl.demo.app import main as run
 
-    arguments: dict[str, Any] = {"bundle": bundle, "url": url, "key_file": key_file, "port": port}
-    run(**arguments, examples=examples)
+    # Flushed, or a container's log shows the address only once the page has closed.
+    run(bundle, url, key_file, port=port, host=host, examples=examples, tell=partial(print, flush=True))

@@ -125,9 +125,7 @@ class RunConfig(_Section):
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(f"train.batch_size {self.train.batch_size} is not divisible by train.accumulate")
         if self.train.zero_stage == 3 and self.train.ema:
-            raise ValueError(
-                "train.ema needs whole weights at each step; ZeRO stage 3 has none, so set it to 0"
-            )
+            raise ValueError("train.ema needs whole weights at each step; ZeRO stage 3 has none, so set it to 0")
         if not (self.loss.findings or self.loss.hierarchy or self.loss.boxes):
             raise ValueError("loss: all three weights are 0, so nothing would be learned")
         return self

@@ -71,10 +71,9 @@ def quickstart(out: Path, *, tell: Callable[[str], None]) -> None:
 
 
 def film_to_show(manifest_path: Path) -> Path:
-    """The first test film that has a box."""
+    """The test film with the most annotated boxes; the first of them."""
     manifest = load_manifest(manifest_path).where(split="test")
-    row = next((i for i in range(len(manifest)) if manifest.boxes(i)), 0)
-    return manifest.path(row)
+    return manifest.path(max(range(len(manifest)), key=lambda row: len(manifest.boxes(row))))
 
 
 def ask_server(model_store: Path, film: Path) -> Prediction:

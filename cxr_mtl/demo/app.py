@@ -5,29 +5,24 @@ Films may be of patients, so every default of Gradio that keeps or sends somethi
 
 from __future__ import annotations
 
-import os
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.demo import present
+from cxr_mtl.demo.private import StayHere, end_on_sigterm, private_uploads
 from cxr_mtl.demo.rows import trained
 from cxr_mtl.errors import ConfigError, CxrError, ServeError
 from cxr_mtl.predict.overlay import HEAT_STRENGTH
 from cxr_mtl.types import Options
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
     from cxr_mtl.predict.predictor import Predictor
 
 MAX_FILE_SIZE = "64mb"
@@ -35,11 +30,6 @@ KEEP_SECONDS = 600
 NO_HEAT = ("None", "")
 
 _STYLE = Path(__file__).with_name("demo.css")
-# What the browser may fetch: this server's own files and data inside the page. Gradio compiles its templates (eval).
-_ONLY_HERE = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; frame-src 'none'; object-src 'none'; base-uri 'self'"
-)
 _SET_HEAT = "(value) => { document.documentElement.style.setProperty('--heat', value / 100); }"
 _SET_BOXES = "(shown) => { document.documentElement.classList.toggle('cxr-no-boxes', !shown); }"
 _PRESS = """element.addEventListener('click', (event) => {
@@ -146,7 +136,7 @@ def launch(blocks: gr.Blocks, *, port: int | None = 7860, host: str = "127.0.0.1
             quiet=True,
             theme=_theme(),
             css_paths=[_STYLE],
-            app_kwargs={"middleware": [Middleware(_StayHere)]},
+            app_kwargs={"middleware": [Middleware(StayHere)]},
             max_file_size=MAX_FILE_SIZE,
             footer_links=[],
             # Each of these would keep a film, show it to someone else or call home; some are on by default.
@@ -192,7 +182,7 @@ def main(
     if examples is not None and not examples.is_dir():
         raise ConfigError(f"There is no folder {examples}.", hint="Examples are films in one folder.")
     predictor = _predictor(bundle, url, key_file)
-    with _private_uploads():
+    with end_on_sigterm(), private_uploads():
         blocks = build(predictor, examples=examples)
         try:
             tell(f"The demo is at {launch(blocks, port=port, host=host)} (Ctrl-C ends it).")
@@ -207,29 +197,19 @@ def _free_port(host: str, port: int | None) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port or 0))
-        except OSError as error:
-            what = f"Port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}."
+        except (OSError, OverflowError) as error:
+            what = f"Port {port} on {host} cannot be had: {getattr(error, 'strerror', None) or error}."
             raise ServeError(what, hint="Choose another with --port.") from None
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def _private_uploads() -> Iterator[None]:
-    """Gradio keeps uploads in a folder that only this user can read and that goes with the page."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="cxr_mtl_demo_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("GRADIO_TEMP_DIR")
-            if before is not None:
-                os.environ["GRADIO_TEMP_DIR"] = before
-
-
 def _theme() -> gr.themes.Base:
-    """Gradio's own with the system's fonts, so that none is fetched, and with greys dark enough to read."""
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    """Gradio's own with the system's fonts, so that none is fetched, greys dark enough to read, and blue for controls.
+
+    Gradio's orange would say of a control what the page says of a flagged finding.
+    """
+    fonts, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=mono)
     quiet, quiet_dark = "#5c6370", "#a9b0bc"
     return theme.set(
         body_text_color_subdued=quiet,
@@ -277,20 +257,3 @@ def _html(value: str, label: str, *, js_on_load: str | None = None, elem_id: str
 
 def _choices(body: dict[str, Any] | None) -> Any:
     return gr.update(choices=[NO_HEAT, *((name, name) for name in trained(body))])
-
-
-class _StayHere:
-    """ASGI middleware: tells the browser that the page has no business anywhere else."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _ONLY_HERE
-                headers["Referrer-Policy"] = "no-referrer"
-            await send(message)
-
-        await self._app(scope, receive, guarded)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cxr_mtl.bundle import Description
 from cxr_mtl.card import RULES
@@ -29,7 +30,7 @@ class Scores:
     """How good some weights are on validation films.
 
     Attributes:
-        auroc: macro over findings, of the findings head.
+        auroc: macro over findings, of the findings head; groups and the normal film are no findings.
         hierarchy_auroc: the same of the tree's probabilities.
         box_accuracy: share of annotated (film, finding) whose best box reaches IoU .5; nan without boxes.
     """
@@ -49,12 +50,14 @@ class Scores:
 
 def score(seen: Seen, study: Study) -> Scores:
     """Measure what a model said of the validation films."""
-    parents = study.manifest.ontology.parents
-    conditional = 1 / (1 + np.exp(-seen.hierarchy))
+    ontology = study.manifest.ontology
+    conditional = expit(seen.hierarchy)
+    own = [i for i, f in enumerate(ontology.findings) if not f.group and f.name != ontology.normal]
+    present, tree = seen.labels[:, own], compose(conditional, ontology.parents)[:, own]
     iou = best_boxes(seen.annotated, seen.proposed).iou
     return Scores(
-        auroc=float(known_mean(per_finding(auroc, seen.labels, seen.findings))),
-        hierarchy_auroc=float(known_mean(per_finding(auroc, seen.labels, compose(conditional, parents)))),
+        auroc=float(known_mean(per_finding(auroc, present, seen.findings[:, own]))),
+        hierarchy_auroc=float(known_mean(per_finding(auroc, present, tree))),
         box_accuracy=float(np.mean(iou >= BOX_IOU)) if len(iou) else float("nan"),
     )
 

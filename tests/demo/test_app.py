@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,3 +228,37 @@ def test_a_taken_port_is_said_to_be_taken(served: Served) -> None:
     port = int(served.url.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 cannot be had: Address already in use"):
         app.launch(app.build(FakePredictor()), port=port)
+
+
+def test_a_port_that_is_none_is_said_to_be_none() -> None:
+    with pytest.raises(ServeError, match=r"Port 99999 on 127.0.0.1 cannot be had: .*0-65535"):
+        app.launch(app.build(FakePredictor()), port=99999)
+
+
+@pytest.mark.slow
+def test_the_file_at_the_top_serves_until_stopped_and_cleans_up(tiny_bundle: Path, film: Path, tmp_path: Path) -> None:
+    repo = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(repo / "gradio_demo.py"), "--bundle", str(tiny_bundle), "--port", str(_any_port())]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=repo, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = re.search(r"http://127.0.0.1:\d+/", process.stdout.readline())
+            assert url is not None
+            client = Client(url[0], verbose=False, analytics_enabled=False)
+            body = client.predict(handle_file(film), "balanced", None, api_name="/predict")[3]
+            client.close()
+            kept = list(tmp_path.glob("cxr_mtl_demo_*/*/film.png"))
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert body["schema"] == "cxr-mtl.prediction/1"
+    assert kept, "while the page is up the film lies in the private folder"
+    assert process.returncode == 0
+    assert list(tmp_path.glob("cxr_mtl_demo_*")) == []
+
+
+def _any_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -117,7 +117,7 @@ def infiltration(scene: Scene, rng: np.random.Generator) -> Field:
 
 def mass(scene: Scene, rng: np.random.Generator) -> Field:
     """A lobed lump, larger than 3 cm."""
-    radius = rng.uniform(0.145, 0.21)
+    radius = rng.uniform(0.155, 0.22)
     u, v = _place(scene, rng, 0.11, radius)
     dx, dy = (scene.at.u - u) / radius, (scene.at.v - v) / radius
     lump = step(1.0 - _rough_radius(dx, dy, rng, 0.09), 0.16)
@@ -126,10 +126,10 @@ def mass(scene: Scene, rng: np.random.Generator) -> Field:
 
 def nodule(scene: Scene, rng: np.random.Generator) -> Field:
     """A small round spot, under 3 cm and chalky: denser than the tissue around the lungs."""
-    radius = rng.uniform(0.066, 0.092)
+    radius = rng.uniform(0.075, 0.098)
     u, v = _place(scene, rng, 0.07, radius)
     spot = step(radius - length(scene.at.u - u, scene.at.v - v), 0.025)
-    return spot * rng.uniform(1.15, 1.35)
+    return spot * rng.uniform(1.2, 1.4)
 
 
 def atelectasis(scene: Scene, rng: np.random.Generator) -> Field:
