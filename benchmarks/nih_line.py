@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -112,10 +111,11 @@ def yardstick(path: Path) -> list[dict[str, Any]]:
     films = np.stack([_thumbnail(manifest.path(i)) for i in range(len(manifest))])
     labels, splits = training_labels(manifest), np.array(manifest.table["split"].astype(str))
     train, test = splits != "test", splits == "test"
-    columns = [
-        i for i, f in enumerate(manifest.ontology.findings) if not f.group and (labels[train, i] == 1).sum() >= 5
-    ]
-    scores = np.stack([_fit(films[train], labels[train, c], films[test]) for c in columns], 1)
+    named = set(manifest.ontology.labelled_by("nih")) - {manifest.ontology.normal}
+    columns = [i for i, name in enumerate(manifest.ontology.names) if name in named]
+    reduce = make_pipeline(PCA(COMPONENTS, random_state=0), StandardScaler()).fit(films[train])
+    before, after = reduce.transform(films[train]), reduce.transform(films[test])
+    scores = np.stack([_fit(before, labels[train, c], after) for c in columns], 1)
     presence = labels[test][:, columns]
     value = float(known_mean(per_finding(auroc, presence, scores)))
     rng, patients = np.random.default_rng(0), manifest.patient_ids[test]
@@ -129,11 +129,8 @@ def yardstick(path: Path) -> list[dict[str, Any]]:
 
 
 def _fit(train: np.ndarray, presence: np.ndarray, test: np.ndarray) -> np.ndarray:
-    model = make_pipeline(PCA(COMPONENTS, random_state=0), StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
     known = ~np.isnan(presence)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a rival that has not quite converged is still the rival
-        return np.asarray(model.fit(train[known], presence[known]).decision_function(test))
+    return np.asarray(LogisticRegression(C=0.01).fit(train[known], presence[known]).decision_function(test))
 
 
 def _thumbnail(path: Path) -> np.ndarray:

@@ -123,14 +123,14 @@ class Outputs:
         hierarchy: (B, C) conditional logits: a finding given that all its parents are present.
         box_logits: per pyramid level (B, A*D, H, W).
         box_deltas: per pyramid level (B, A*4, H, W).
-        features: (B, F, H, W) last map of the encoder, for heat maps.
+        features: the encoder's last two maps, (B, F, H, W) and (B, G, H/2, W/2), for heat maps.
     """
 
     findings: Tensor
     hierarchy: Tensor
     box_logits: list[Tensor]
     box_deltas: list[Tensor]
-    features: Tensor
+    features: list[Tensor]
 
 
 @dataclass(frozen=True, slots=True)

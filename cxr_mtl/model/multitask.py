@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cxr_mtl.config import ModelConfig
-from cxr_mtl.model.classify import ClassifyHead
+from cxr_mtl.model.classify import LEVELS, ClassifyHead
 from cxr_mtl.model.encoder import Encoder, make_encoder
 from cxr_mtl.model.hierarchy import HierarchyHead
 from cxr_mtl.model.localize import LocalizeHead
@@ -38,12 +38,12 @@ class MultiTaskModel(nn.Module):
                 boxes are looked at, which saves most of the box head's cost.
         """
         maps = self.encoder(images)
-        features = maps[-1]
+        last = maps[-LEVELS:]
         if self.boxes is None:
             box_logits, box_deltas = [], []
         else:
             box_logits, box_deltas = self.boxes(maps if box_rows is None else [m[box_rows] for m in maps])
-        return Outputs(self.findings(features), self.hierarchy(features), box_logits, box_deltas, features)
+        return Outputs(self.findings(last), self.hierarchy(last), box_logits, box_deltas, last)
 
 
 def make_model(
@@ -60,7 +60,7 @@ def make_model(
     encoder = make_encoder(
         config.encoder, config.encoder_args, drop_path=config.drop_path, weights=weights, pretrained=config.pretrained
     )
-    channels = encoder.channels[-1]
+    channels = encoder.channels[-LEVELS:]
     boxes = None
     if num_box_findings:
         boxes = LocalizeHead(encoder.channels, num_box_findings, config.fpn_channels, config.box_convs)

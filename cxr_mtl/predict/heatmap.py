@@ -1,42 +1,50 @@
-"""Where a finding's score is sensitive: Grad-CAM on the encoder's last map.  F channels, H W of the map.
+"""Where a finding's score is sensitive: Grad-CAM on the maps that the findings head sees.  H W of the finer map.
 
 The encoder gives NCHW maps for every family, so the map of a Swin is as right as that of a ConvNeXt; tests hold both to
-captum's LayerGradCam. No hooks: the map is detached, the findings head runs again on it, and its gradient is asked for.
+captum's LayerGradCam. No hooks: the maps are detached, the findings head runs again on them, and their gradient is
+asked for.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxr_mtl.data.geometry import Letterbox
+from cxr_mtl.model.classify import ClassifyHead
 
 MAX_SIDE = 512  # of the PNG; the map has some ten cells a side, so more pixels would only be interpolation
 
 
-def grad_cam(head: nn.Module, features: Tensor, finding: int) -> Tensor:
-    """Class activation map of one finding (Selvaraju et al., Grad-CAM, 2017).
+def grad_cam(head: ClassifyHead, maps: Sequence[Tensor], finding: int) -> Tensor:
+    """Class activation map of one finding (Selvaraju et al., Grad-CAM, 2017), summed over the head's maps.
 
     Args:
-        head: (1, F, H, W) to (1, C) logits.
-        features: (1, F, H, W).
+        head: the findings head.
+        maps: one film's, (1, F, H, W) and coarser.
         finding: index into C.
 
     Returns:
         (H, W), at least 0, in units of the logit; all 0 where nothing speaks for the finding.
     """
     with torch.enable_grad():
-        leaf = features.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(head(leaf)[0, finding], leaf)
-    weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * leaf.detach()).sum(1)[0].clamp(min=0)
+        leaves = [m.detach().requires_grad_() for m in head.normed(maps)]
+        gradients = torch.autograd.grad(head.judge(leaves)[0, finding], leaves)
+    cams = [
+        (gradient.mean((2, 3), keepdim=True) * leaf.detach()).sum(1, keepdim=True).clamp(min=0)
+        for leaf, gradient in zip(leaves, gradients, strict=True)
+    ]
+    size = cams[0].shape[2:]
+    finer = [F.interpolate(cam, size, mode="bilinear", align_corners=False) for cam in cams]
+    return torch.stack(finer).sum(0)[0, 0]
 
 
 def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:

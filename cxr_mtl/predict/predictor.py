@@ -138,7 +138,7 @@ class LocalPredictor:
         threshold = self.bundle.operating_points[options.operating_point].get(name)
         if np.isnan(probability) or threshold is None:
             return None  # never trained: there is no score to explain
-        cam = grad_cam(self.bundle.model.findings, outputs.features[row : row + 1], column)
+        cam = grad_cam(self.bundle.model.findings, [m[row : row + 1] for m in outputs.features], column)
         return Heatmap(name, to_png(to_film(strength(cam, probability, threshold), box)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ import torch
 from captum.attr import LayerGradCam
 from PIL import Image
 
+from cxr_mtl.bundle import load_bundle
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.errors import ImageError
+from cxr_mtl.model.classify import ClassifyHead
 from cxr_mtl.model.encoder import make_encoder
+from cxr_mtl.model.localize import make_anchors
 from cxr_mtl.predict.heatmap import grad_cam, strength, to_film
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.types import DISCLAIMER, Options, Prediction
+from cxr_mtl.types import DISCLAIMER, Options, Outputs, Prediction
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,49 @@ def test_boxes_are_in_the_files_own_pixels(predictor: LocalPredictor) -> None:
     for a, b in zip(small.boxes[:3], large.boxes[:3], strict=True):
         assert a.finding == b.finding
         assert np.allclose(np.array(a.xyxy) * 2, b.xyxy, atol=6)
+
+
+class SeesBright(torch.nn.Module):
+    """Stands in for trained weights: its one box is where the input is bright, so a wrong frame cannot hide."""
+
+    def __init__(self, real: torch.nn.Module, num_box_findings: int, side: int) -> None:
+        super().__init__()
+        self.real, self.num, self.anchors = real, num_box_findings, make_anchors(side)
+
+    def forward(self, images: torch.Tensor) -> Outputs:
+        out: Outputs = self.real(images)
+        y, x = (images[0, 0] > 1).nonzero().unbind(1)  # brighter than three quarters
+        box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()
+        logits, deltas = (
+            [torch.full_like(m, -20) for m in out.box_logits],
+            [torch.zeros_like(m) for m in out.box_deltas],
+        )
+        anchor = self.anchors[0][0]  # the first anchor of the first place of the first level
+        size, centre = anchor[2:] - anchor[:2], (anchor[2:] + anchor[:2]) / 2
+        deltas[0][0, :4, 0, 0] = torch.cat(
+            [((box[:2] + box[2:]) / 2 - centre) / size, ((box[2:] - box[:2]) / size).log()]
+        )
+        logits[0][0, 0, 0, 0] = 20
+        return Outputs(out.findings, out.hierarchy, logits, deltas, out.features)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 760), (512, 380), (380, 512), (2000, 500)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_known_box_lands_where_it_is(tiny_bundle: Path, width: int, height: int, kind: str) -> None:
+    """Left of the middle and below it, wider than high: a swapped axis, a lost offset or a scale would show."""
+    bundle = load_bundle(tiny_bundle)
+    stand_in = SeesBright(bundle.model, len(bundle.box_findings), bundle.image_size)
+    predictor = LocalPredictor(replace(bundle, model=stand_in))
+    truth = np.array([0.1, 0.6, 0.4, 0.8]) * [width, height, width, height]
+    pixels = np.full((height, width), 40, np.uint8)
+    x1, y1, x2, y2 = truth.astype(int)
+    pixels[y1:y2, x1:x2] = 255
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    best = one(predictor.predict([stream.getvalue()])).boxes[0]
+    assert best.finding == bundle.box_findings[0]
+    a_pixel_of_the_input = max(width, height) / bundle.image_size
+    assert np.abs(np.array(best.xyxy) - truth).max() <= a_pixel_of_the_input + 1
 
 
 def test_bad_film_costs_its_neighbours_nothing(predictor: LocalPredictor) -> None:
@@ -126,23 +173,24 @@ def test_heat_map_covers_the_film(predictor: LocalPredictor) -> None:
 def test_grad_cam_equals_captums(name: str, args: dict[str, object]) -> None:
     torch.manual_seed(0)
     encoder = make_encoder(name, args).eval()
-    tap = torch.nn.Identity()
-    linear = torch.nn.Linear(encoder.channels[-1], 3)
-    head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+    head = ClassifyHead(encoder.channels[-2:], 3).eval()
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder, self.tap, self.head = encoder, tap, head
+            self.encoder, self.head = encoder, head
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.head(self.tap(self.encoder(x)[-1]))
+            out: torch.Tensor = self.head.judge([n(m) for n, m in zip(head.norms, encoder(x)[-2:], strict=True)])
             return out
 
     film = torch.randn(1, 1, 64, 64)
-    theirs = LayerGradCam(Whole(), tap).attribute(film, target=1, relu_attributions=True)[0, 0]
-    ours = grad_cam(head, encoder(film)[-1], 1)
-    assert torch.allclose(ours, theirs.detach(), atol=1e-6)
+    theirs = [
+        LayerGradCam(Whole(), norm).attribute(film, target=1, relu_attributions=True).detach() for norm in head.norms
+    ]
+    size = theirs[0].shape[2:]
+    expected = sum(torch.nn.functional.interpolate(t, size, mode="bilinear") for t in theirs)
+    assert torch.allclose(grad_cam(head, encoder(film)[-2:], 1), expected[0, 0], atol=1e-6)
 
 
 def test_negative_finding_does_not_glow() -> None:

@@ -1,0 +1,155 @@
+"""The whole line, in the README's own words, on drawn films: import to demo, and one film through every door."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from cxr_mtl.bundle import load_bundle
+from cxr_mtl.data.manifest import load_manifest
+from cxr_mtl.data.synthetic import write_study_set
+from cxr_mtl.predict.remote import read_key
+from cxr_mtl.serve import torchserve
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+REPO = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "PATH": f"{BIN}:{os.environ['PATH']}"}
+QUICK = "-s train.epochs=2 -s model.image_size=64 -s model.encoder=test_convnext -s data.min_positives=2"
+
+
+def readme_commands(beginning: str) -> list[str]:
+    """The README's lines that begin so."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPO / "README.md").read_text(), flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(beginning)]
+
+
+def run(command: str, cwd: Path, *, code: int = 0) -> str:
+    done = subprocess.run(shlex.split(command), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's four commands have run, on drawn films for /data/nih."""
+    place = tmp_path_factory.mktemp("line")
+    write_study_set(place / "nih", 150, 0, 128)
+    (place / "configs").symlink_to(REPO / "configs")
+    (command,) = readme_commands("cxr-mtl data import nih")
+    assert "kept 150 films" in run(command.replace("/data/nih", "nih"), place)
+    (command,) = readme_commands("cxr-mtl data doctor")
+    run(command, place)
+    (command,) = readme_commands("cxr-mtl train")
+    run(f"{command} {QUICK}", place)
+    (command,) = readme_commands("cxr-mtl evaluate")
+    assert "macro AUROC" in run(f"{command} --resamples 50", place)
+    (command,) = readme_commands("cxr-mtl package")
+    run(command, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def film(place: Path) -> Path:
+    """As the README calls it, but drawn; a PNG under a DICOM's name is read by what it is."""
+    manifest = load_manifest(place / "nih.parquet").where(split="test")
+    path = place / "film.png"
+    path.write_bytes(manifest.path(0).read_bytes())
+    (place / "film.dcm").write_bytes(path.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[str]:
+    """TorchServe on free ports; the README's own start is the same call on 8080."""
+    info = torchserve.start(place / "model_store", port=0)
+    yield info.url
+    (stop,) = (c for c in readme_commands("cxr-mtl serve") if "--stop" in c)
+    assert "stopped" in run(stop, place)
+    assert torchserve.status(torchserve.state_dir_of(place / "model_store")) is None
+
+
+def numbers(answer: dict[str, object]) -> np.ndarray:
+    """All numbers of an answer, in order."""
+    text = json.dumps({k: answer[k] for k in ("findings", "hierarchy", "boxes")})
+    return np.array([float(n) for n in re.findall(r"(?<![\w.\"])-?\d+(?:\.\d+)?(?:e-?\d+)?", text)])
+
+
+def test_evaluation_keeps_its_contract(place: Path) -> None:
+    results = json.loads((place / "report" / "results.json").read_text())
+    assert results["schema"] == "cxr-mtl.results/1"
+    assert results["bundle_sha256"] == load_bundle(place / "runs/nih_convnext/best").sha256
+    assert results["hierarchy"]["violation_rate"]["value"] == 0
+    assert set(results["localization"]["accuracy_at_tiou"]) == {"0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7"}
+    low, high = results["classification"]["macro"]["auroc"]["ci95"]
+    assert low <= results["classification"]["macro"]["auroc"]["value"] <= high
+    assert (place / "report" / "report.html").stat().st_size > 10_000
+    assert (place / "report" / "predictions.parquet").is_file()
+
+
+def test_one_film_one_answer_through_every_door(place: Path, film: Path, server: str) -> None:
+    bundle, key_file = "runs/nih_convnext/best", "model_store/.serve/key_file.json"
+    local = json.loads(run(f"cxr-mtl predict {bundle} film.png --json", place))
+    (command,) = readme_commands("cxr-mtl predict cxr_mtl")
+    remote = json.loads(run(command.replace("http://127.0.0.1:8080", server) + " --json", place))
+    raw = httpx.put(
+        f"{server}/predictions/cxr_mtl",
+        content=film.read_bytes(),
+        headers={"Authorization": f"Bearer {read_key(place / key_file)}"},
+        timeout=60,
+    ).json()
+    demo = subprocess.Popen(
+        [BIN / "cxr-mtl", "demo", "--bundle", bundle, "--port", "0"], cwd=place, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert demo.stdout is not None
+        url = next(word for line in demo.stdout for word in line.split() if word.startswith("http://127.0.0.1"))
+        page = Client(url.rstrip("."), verbose=False)
+        shown = page.predict(handle_file(film), "balanced", None, api_name="/predict")
+    finally:
+        demo.terminate()
+        demo.wait()
+    in_demo = next(part for part in shown if isinstance(part, dict))
+    reference = numbers(local)
+    assert len(reference) > 40
+    for answer in (remote, raw, in_demo):
+        assert answer["image"]["sha256"] == local["image"]["sha256"]
+        assert answer["model"] == local["model"]
+        assert np.abs(numbers(answer) - reference).max() < 1e-4
+
+
+def test_pictures_of_the_readme(place: Path, film: Path) -> None:
+    (command,) = readme_commands("cxr-mtl predict runs")
+    run(command, place)
+    with Image.open(place / "pictures" / "film.png") as picture:
+        assert picture.size[0] > 100
+
+
+def test_server_needs_the_key_and_survives_nonsense(place: Path, server: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server}/predictions/cxr_mtl", data=b"x", timeout=30)
+    assert refused.value.code == 400
+    key = read_key(place / "model_store/.serve/key_file.json")
+    for nonsense in (b"", b"text", b"\x89PNG\r\n\x1a\n"):
+        answer = httpx.put(
+            f"{server}/predictions/cxr_mtl", content=nonsense, headers={"Authorization": f"Bearer {key}"}, timeout=60
+        )
+        assert 400 <= answer.status_code < 500
+        assert set(answer.json()["error"]) == {"code", "message", "hint"}

@@ -1,0 +1,63 @@
+"""Every command of the README is run: by `make quickstart`, by a test here, or by the tests named here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+REPO = Path(__file__).resolve().parents[1]
+README = (REPO / "README.md").read_text()
+# Commands that other tests run for real, by how they begin.
+RUN_ELSEWHERE = {
+    "make quickstart": "Makefile; the benchmark of the drawn line is this very command",
+    "make test": ".ci/run",
+    "cxr-mtl data import nih": "tests/test_line.py",
+    "cxr-mtl data doctor": "tests/test_line.py",
+    "cxr-mtl train -c": "tests/test_line.py",
+    "cxr-mtl evaluate": "tests/test_line.py",
+    "cxr-mtl package": "tests/test_line.py",
+    "cxr-mtl serve": "tests/test_line.py",
+    "cxr-mtl predict": "tests/test_line.py",
+    "cxr-mtl demo --bundle": "tests/test_line.py",
+    "deepspeed --num_gpus 2 --module cxr_mtl train": "tests/train/test_train_runs.py",
+}
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    return [line.removeprefix(".venv/bin/") for block in blocks for line in block.splitlines() if line]
+
+
+def test_every_command_is_run_somewhere() -> None:
+    assert len(commands()) >= 12
+    unknown = [c for c in commands() if not any(c.startswith(known) for known in RUN_ELSEWHERE)]
+    assert unknown == []
+    for where in RUN_ELSEWHERE.values():
+        file = where.split(";")[0]
+        assert (REPO / file).is_file(), file
+
+
+def test_the_line_runs_the_readmes_own_words() -> None:
+    """tests/test_line.py takes its commands from the README, so neither can drift alone."""
+    source = (REPO / "tests" / "test_line.py").read_text()
+    assert "readme_commands" in source
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "\nmake test\n" in (REPO / ".ci" / "run").read_text()
+    assert "```sh\nmake test\n```" in README
+
+
+def test_files_that_the_readme_names_are_there() -> None:
+    for name in re.findall(r"`(configs/[\w/.]+|CONTRIBUTING\.md)`", README):
+        assert (REPO / name).exists(), name
+    for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (REPO / link).is_file(), link
+
+
+def test_run_files_say_why() -> None:
+    for file in (REPO / "configs").glob("*.yaml"):
+        assert file.read_text().startswith("#"), file
+        assert yaml.safe_load(file.read_text())["name"] == file.stem
