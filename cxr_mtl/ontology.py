@@ -13,7 +13,7 @@ N images, C findings in the ontology's order. Labels: 1 present, 0 absent, -1 un
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,17 @@ class Ontology:
     def parents(self) -> tuple[tuple[int, ...], ...]:
         """For each finding, the columns of its parents; each is smaller than the finding's own."""
         return tuple(tuple(self._columns[parent] for parent in finding.parents) for finding in self.findings)
+
+    def parents_among(self, known: Collection[str]) -> tuple[tuple[int, ...], ...]:
+        """As ``parents``, with each finding that is not in ``known`` replaced by its own parents, and so on upwards.
+
+        What nobody labelled cannot condition what somebody did.
+        """
+        nearest: list[frozenset[int]] = []
+        for finding, parents in zip(self.findings, self.parents, strict=True):
+            stand_ins = [frozenset({p}) if self.findings[p].name in known else nearest[p] for p in parents]
+            nearest.append(frozenset().union(*stand_ins))
+        return tuple(tuple(sorted(columns)) for columns in nearest)
 
     @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:

@@ -186,3 +186,14 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(ontology.to_dict(), sort_keys=False))
     assert load_ontology(path) == load_ontology(str(path)) == ontology
     assert len({ontology, load_ontology(path)}) == 1
+
+
+def test_parents_among_skips_what_is_not_known() -> None:
+    """Enlarged Cardiomediastinum is never stated absent in NIH, so nothing trains it; Cardiomegaly is then a root."""
+    ontology = load_ontology("thorax")
+    column = ontology.index
+    assert ontology.parents_among(ontology.names) == ontology.parents
+    assert ontology.parents_among(set(ontology.names) - {"Enlarged Cardiomediastinum"})[column("Cardiomegaly")] == ()
+    skipped = ontology.parents_among(set(ontology.names) - {"Lung Lesion"})
+    assert skipped[column("Nodule")] == (column("Lung Opacity"),)
+    assert all(parent < child for child, above in enumerate(skipped) for parent in above)

@@ -101,7 +101,7 @@ class LocalPredictor:
         trained = np.array([name in bundle.trained for name in bundle.ontology.names])
         findings = bundle.findings_calibration.apply(_numpy(outputs.findings))
         conditional = bundle.hierarchy_calibration.apply(_numpy(outputs.hierarchy))
-        hierarchy = compose(conditional, bundle.ontology.parents)
+        hierarchy = compose(conditional, bundle.ontology.parents_among(bundle.trained))
         for table in (findings, conditional, hierarchy):
             table[:, ~trained] = np.nan
         proposed = self._boxes(outputs, boxes)

@@ -53,7 +53,7 @@ def score(seen: Seen, study: Study) -> Scores:
     ontology = study.manifest.ontology
     conditional = expit(seen.hierarchy)
     own = [i for i, f in enumerate(ontology.findings) if not f.group and f.name != ontology.normal]
-    present, tree = seen.labels[:, own], compose(conditional, ontology.parents)[:, own]
+    present, tree = seen.labels[:, own], compose(conditional, study.parents)[:, own]
     iou = best_boxes(seen.annotated, seen.proposed).iou
     return Scores(
         auroc=float(known_mean(per_finding(auroc, present, seen.findings[:, own]))),
@@ -70,8 +70,7 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
     """
     ontology = study.manifest.ontology
     calibration = fit_calibration(seen.labels, seen.findings, study.trained)
-    # Every node's conditional takes part in its descendants' products, trained or not, so none is left out.
-    conditional = fit_calibration(given_parents(seen.labels, ontology.parents), seen.hierarchy)
+    conditional = fit_calibration(given_parents(seen.labels, study.parents), seen.hierarchy, study.trained)
     points = choose_operating_points(seen.labels, calibration.apply(seen.findings), ontology.names)
     return Description(
         name=config.name,

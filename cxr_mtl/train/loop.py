@@ -94,7 +94,7 @@ class Run:
         ).to(device())
         self.objective = Objective(
             config.loss,
-            self.study.manifest.ontology.parents,
+            self.study.parents,
             len(self.study.box_findings),
             config.model.image_size,
         ).to(device())
@@ -223,9 +223,7 @@ class Run:
 
 def _set_priors(model: MultiTaskModel, study: Study) -> None:
     labels = study.train.labels[study.train.rows]
-    for head, bias in zip(
-        (model.findings, model.hierarchy), prior_logits(labels, study.manifest.ontology.parents), strict=True
-    ):
+    for head, bias in zip((model.findings, model.hierarchy), prior_logits(labels, study.parents), strict=True):
         head.linear.bias.data.copy_(torch.from_numpy(bias))
 
 

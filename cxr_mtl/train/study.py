@@ -26,6 +26,7 @@ class Study:
     val: examples to choose, calibrate and set thresholds on.
     trained: (C,) bool; findings with enough present and absent films.
     box_findings: the D findings with enough boxes, in the ontology's order.
+    parents: for each of the C nodes its nearest trained ancestors; what conditions it.
     """
 
     manifest: Manifest
@@ -33,6 +34,7 @@ class Study:
     val: Examples
     trained: NDArray[np.bool_]
     box_findings: tuple[str, ...]
+    parents: tuple[tuple[int, ...], ...]
 
 
 def make_study(config: RunConfig, *, main: bool) -> Study:
@@ -61,7 +63,9 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
             f"{config.data.manifest}: no finding has {config.data.min_positives} films present and absent.",
             hint="Lower data.min_positives or bring more films.",
         )
-    return Study(manifest, _only(train, trained), _only(val, trained), trained, box_findings)
+    names = {name for name, enough in zip(manifest.ontology.names, trained, strict=True) if enough}
+    parents = manifest.ontology.parents_among(names)
+    return Study(manifest, _only(train, trained), _only(val, trained), trained, box_findings, parents)
 
 
 def enough_films(labels: NDArray[np.float32], minimum: int) -> NDArray[np.bool_]:
