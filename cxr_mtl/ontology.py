@@ -72,7 +72,7 @@ class Ontology:
         What nobody labelled cannot condition what somebody did.
         """
         nearest: list[frozenset[int]] = []
-        for finding, parents in zip(self.findings, self.parents, strict=True):
+        for parents in self.parents:
             stand_ins = [frozenset({p}) if self.findings[p].name in known else nearest[p] for p in parents]
             nearest.append(frozenset().union(*stand_ins))
         return tuple(tuple(sorted(columns)) for columns in nearest)
