@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 from cxr_mtl.data.loader import training_labels
 from cxr_mtl.data.manifest import load_manifest
-from cxr_mtl.metrics.classify import auroc, per_finding
 from cxr_mtl.metrics.counts import known_mean
+from cxr_mtl.metrics.intervals import estimate, patient_resamples, resampled_ranking
 
 SIDE, COMPONENTS, RESAMPLES = 48, 100, 1000
 
@@ -72,7 +72,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep manifest, runs and reports here")
     arguments = parser.parse_args()
     if not arguments.films.is_dir():
-        sys.exit(f"{arguments.films}: no films there; skipped. Give a folder in NIH's layout with --films.")
+        print(f"nih_line skipped: {arguments.films} holds no films. Give a folder in NIH's layout with --films.")
+        sys.exit(0)
     return arguments
 
 
@@ -117,15 +118,10 @@ def yardstick(path: Path) -> list[dict[str, Any]]:
     before, after = reduce.transform(films[train]), reduce.transform(films[test])
     scores = np.stack([_fit(before, labels[train, c], after) for c in columns], 1)
     presence = labels[test][:, columns]
-    value = float(known_mean(per_finding(auroc, presence, scores)))
-    rng, patients = np.random.default_rng(0), manifest.patient_ids[test]
-    members = [np.flatnonzero(patients == p) for p in np.unique(patients)]
-    draws = []
-    for _ in range(200):
-        pick = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        draws.append(float(known_mean(per_finding(auroc, presence[pick], scores[pick]))))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return [row("PCA + logistic", "macro AUROC", {"value": value, "ci95": (float(low), float(high))})]
+    draws = patient_resamples(manifest.patient_ids[test], RESAMPLES, 0)
+    macro = estimate(known_mean(resampled_ranking(presence, scores, draws).auroc, axis=-1))
+    number = {"value": macro.value, "ci95": (macro.low, macro.high)}
+    return [row("PCA + logistic", "macro AUROC", number)]
 
 
 def _fit(train: np.ndarray, presence: np.ndarray, test: np.ndarray) -> np.ndarray:

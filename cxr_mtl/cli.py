@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -37,13 +38,23 @@ def main() -> None:
     try:
         app(args=args)
     except CxrError as error:
-        if debug_wanted:
-            raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        _fail(f"{error.filename or 'Input or output'}: {error.strerror or error}.")
+    except ModuleNotFoundError as error:
+        _fail(f"This command needs {error.name}. Install it with: pip install 'cxr-mtl[all]'")
     except KeyboardInterrupt:
         print("Stopped. What had been checkpointed can be resumed.", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(line: str) -> NoReturn:
+    """One line on stderr, once for all ranks; inside the handler of the error, which --debug raises again."""
+    if debug_wanted:
+        raise
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
+    sys.exit(2)
 
 
 @app.callback()
@@ -162,7 +173,9 @@ def package(
 @app.command()
 def serve(
     model_store: Annotated[Path, typer.Option(help="Folder of .mar files.")] = Path("model_store"),
-    port: Annotated[int, typer.Option(help="Of predictions; the next two are for management and metrics.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65533, help="Of predictions; management and metrics take the next two. 0: any.")
+    ] = 8080,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server of this model store.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether it runs. Exit code 1 if not.")] = False,
 ) -> None:
@@ -183,7 +196,7 @@ def demo(
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder.")] = None,
     url: Annotated[str | None, typer.Option(help="A running server, such as http://127.0.0.1:8080.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file.")] = None,
-    port: Annotated[int, typer.Option(help="Of the page.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to listen on; containers need another.")] = "127.0.0.1",
     examples: Annotated[Path | None, typer.Option(help="Folder of example films.")] = None,
 ) -> None:

@@ -58,6 +58,32 @@ def test_a_mistake_is_one_line(args: list[str], says: str, tmp_path: Path) -> No
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("args", [["data", "synth", "--n", "10", "--out", "taken"], ["quickstart", "--out", "taken"]])
+def test_a_file_where_a_folder_is_wanted_is_one_line(args: list[str], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    done = cxr(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "taken" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = cxr("--debug", "data", "doctor", "no.parquet", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from cxr_mtl import cli
+
+    monkeypatch.setitem(sys.modules, "cxr_mtl.demo.app", None)
+    monkeypatch.setattr(sys, "argv", ["cxr-mtl", "demo"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "pip install 'cxr-mtl[all]'" in capsys.readouterr().err
+
+
 def test_empty_table_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "nih" / "images").mkdir(parents=True)
     (tmp_path / "nih" / "Data_Entry_2017_v2020.csv").write_text("")

@@ -77,9 +77,14 @@ def film(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[str]:
-    """TorchServe on free ports; the README's own start is the same call on 8080."""
-    info = torchserve.start(place / "model_store", port=0)
-    yield info.url
+    """Started by the README's command, on free ports in place of 8080."""
+    start = next(c for c in readme_commands("cxr-mtl serve") if "--stop" not in c)
+    said = run(f"{start} --port 0", place)
+    found = torchserve.status(torchserve.state_dir_of(place / "model_store"))
+    assert found is not None
+    assert found.info.url in said
+    assert "key_file.json" in said
+    yield found.info.url
     (stop,) = (c for c in readme_commands("cxr-mtl serve") if "--stop" in c)
     assert "stopped" in run(stop, place)
     assert torchserve.status(torchserve.state_dir_of(place / "model_store")) is None

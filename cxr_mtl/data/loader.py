@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack
+from cxr_mtl.errors import DataError
 from cxr_mtl.types import UNCERTAIN, Batch, Box
 
 
@@ -100,6 +102,11 @@ def _box_rows(manifest: Manifest) -> Iterator[tuple[Sequence[Box], bool, int, in
         zip(table["boxes_exhaustive"], table["width"], table["height"], strict=True)
     ):
         drawn = manifest.boxes(row)
+        if drawn and (pd.isna(width) or pd.isna(height)):
+            raise DataError(
+                f"{table['image_path'].iat[row]} has boxes, but the manifest lacks their frame (width, height).",
+                hint="See: cxr-mtl data doctor.",
+            )
         yield drawn, bool(exhaustive), int(width) if drawn else 0, int(height) if drawn else 0
 
 

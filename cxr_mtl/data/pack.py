@@ -50,9 +50,16 @@ class Pack:
 
 
 def fingerprint(manifest: Manifest, side: int) -> str:
-    """Changes when the list of films or the input side does."""
-    text = json.dumps([side, [str(name) for name in manifest.table["image_path"]]])
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Changes when the list of films, a film's file or the input side does."""
+    digest = hashlib.sha256(json.dumps([side, str(manifest.root.resolve())]).encode())
+    for row, name in enumerate(manifest.table["image_path"]):
+        try:
+            status = manifest.path(row).stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            stamp = (0, 0)  # not there; decoding will say so
+        digest.update(json.dumps([str(name), *stamp]).encode())
+    return digest.hexdigest()
 
 
 def pack_folder(manifest_path: Path, side: int) -> Path:
@@ -81,14 +88,17 @@ def make_pack(
         DataError: no film could be read, or the disk is full.
     """
     mark = fingerprint(manifest, side)
-    if (out / INDEX).is_file() and json.loads((out / INDEX).read_text()).get("fingerprint") == mark:
+    if made_of(out) == mark:
         return open_pack(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / INDEX).unlink(missing_ok=True)
+    draft = out / (IMAGES + ".part")
     try:
-        images = np.lib.format.open_memmap(out / IMAGES, mode="w+", dtype=np.uint8, shape=(len(manifest), side, side))
+        out.mkdir(parents=True, exist_ok=True)
+        images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(manifest), side, side))
         sizes, unread = _decode_all(manifest, images, workers or os.cpu_count() or 1, progress)
         images.flush()
+        # Renamed, not written in place: another run may have the old films mapped.
+        (out / INDEX).unlink(missing_ok=True)
+        draft.replace(out / IMAGES)
     except OSError as error:
         raise DataError(f"{out}: the pack could not be written: {error.strerror}.", hint="Free some disk.") from None
     if len(unread) == len(manifest):
@@ -100,6 +110,14 @@ def make_pack(
     part.write_text(json.dumps(index))
     part.replace(out / INDEX)
     return open_pack(out)
+
+
+def made_of(folder: Path) -> str | None:
+    """Fingerprint of the films in a finished pack; None where there is none."""
+    try:
+        return str(json.loads((folder / INDEX).read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def open_pack(folder: Path) -> Pack:

@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_mtl.predict.marks import XYXY, Style, box_styles, format_number
+from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_styles, format_number
 from cxr_mtl.types import FindingCall, Prediction
 
 CALLS = {"positive": "flagged", "negative": "not flagged", "not_trained": "not trained"}
 NO_FLAG = "Nothing is flagged. That does not make the film normal."
-
-# A prediction does not say which of its findings stands for a normal film, and that one must not read as a flag.
-_NORMAL = {"no finding", "normal"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ def rows(prediction: Prediction) -> list[Row]:
     styles = box_styles(prediction)
     counts = {name: sum(box.finding == name for box in prediction.boxes) for name in styles}
     found = [
-        Row(call.name, call, counts.get(call.name, 0), styles.get(call.name), call.name.casefold() in _NORMAL)
+        Row(call.name, call, counts.get(call.name, 0), styles.get(call.name), call.name in NORMAL_NAMES)
         for call in prediction.findings
     ]
     return sorted(

@@ -1,6 +1,6 @@
 """Ranks: who am I, how many are we, and sums over all of us.
 
-Works under DeepSpeed's launcher, torchrun or SLURM's srun (which set the environment), and alone.
+Works under DeepSpeed's launcher and torchrun, which set the environment, and alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -26,7 +27,9 @@ def ranks() -> Iterator[tuple[int, int]]:
     if alone:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # Ranks wait for the first while it decodes a dataset's films, which takes longer than any collective's default.
+    patience = timedelta(hours=12)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
@@ -56,13 +59,6 @@ def gather(value: Any) -> list[Any]:
     out: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(out, value)
     return out
-
-
-def from_first(value: Any) -> Any:
-    """Rank 0's object, on every rank."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def barrier() -> None:

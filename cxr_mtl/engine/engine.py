@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,16 @@ class Engine:
         # Both report at every start what is no news: that there is no CUDA, and which operators were built.
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        # torch looks for ninja, which builds DeepSpeed's operator, on PATH; it lies beside this very python.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         import deepspeed  # seconds to import, and only training pays
 
         optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
         self._engine: Any
+        self._schedule: Any
+        self._lr, self._share = config.lr, schedule
         with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints; what goes wrong it raises
-            self._engine, *_ = deepspeed.initialize(
+            self._engine, _, _, self._schedule = deepspeed.initialize(
                 model=model.to(device()),
                 optimizer=optimizer,
                 # A factory of torch's own kind: DeepSpeed steps it once an optimizer step. timm's schedulers must not
@@ -102,19 +107,19 @@ class Engine:
         with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
             yield dict(self.module.state_dict())
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any], extra: Callable[[Path], None], *, main: bool) -> None:
+    def save(self, folder: Path, tag: str, extra: Callable[[Path], None], *, main: bool) -> None:
         """Write a checkpoint; ``latest`` names it only once all of it is on disk.
 
         Args:
             folder: of all checkpoints of the run.
             tag: name of this one.
-            state: what resuming needs besides weights, optimizer and schedule.
-            extra: called on the first rank with the checkpoint's folder, to add files.
+            extra: called on the first rank with the checkpoint's folder, to add what resuming needs besides weights,
+                optimizer and schedule.
             main: whether this is the first rank.
         """
         # DeepSpeed's own `latest` is written before the other ranks have finished; a kill between leaves a run that
         # cannot be resumed. Hence save_latest=False, a barrier, fsync and a rename.
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state={"cxr_mtl": state}, save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         if main:
             extra(folder / tag)
             for file in (folder / tag).rglob("*"):
@@ -127,21 +132,26 @@ class Engine:
             self._drop_old(folder, tag)
         barrier()
 
-    def load(self, folder: Path) -> tuple[Path, dict[str, Any]]:
-        """Load the latest checkpoint; gives its folder and the state that ``save`` was given."""
-        tag = latest_tag(folder)
-        if tag is None:
-            raise CheckpointError(f"{folder}: no checkpoint to resume from.", hint="Start without --resume.")
+    def load(self, checkpoint: Path) -> None:
+        """Load weights, optimizer and schedule; the peak learning rate stays this run's own.
+
+        Raises:
+            CheckpointError: the checkpoint is not whole or of another network.
+        """
         try:
-            path, state = self._engine.load_checkpoint(str(folder), tag=tag)
-        except (RuntimeError, AssertionError, FileNotFoundError, ValueError) as error:
+            path, _ = self._engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+        except (RuntimeError, AssertionError, OSError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckpointError(
-                f"{folder / tag}: does not fit this run: {str(error).splitlines()[0]}",
-                hint="Resume with the configuration and the number of ranks it was started with.",
+                f"{checkpoint}: does not fit this run: {reason}",
+                hint="Resume with the configuration it was started with.",
             ) from None
         if path is None:
-            raise CheckpointError(f"{folder / tag}: the checkpoint is incomplete.")
-        return folder / tag, dict(state["cxr_mtl"])
+            raise CheckpointError(f"{checkpoint}: the checkpoint is incomplete.")
+        self._schedule.base_lrs = [self._lr for _ in self._schedule.base_lrs]
+        for group in self._engine.optimizer.param_groups:
+            group["initial_lr"] = self._lr
+            group["lr"] = self._lr * self._share(self.steps)
 
     def _drop_old(self, folder: Path, tag: str) -> None:
         others = sorted((p for p in folder.iterdir() if p.is_dir() and p.name != tag), key=lambda p: p.stat().st_mtime)

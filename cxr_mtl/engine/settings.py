@@ -14,7 +14,7 @@ KNOWN_SECTIONS = frozenset(
     {
         "activation_checkpointing", "aio", "checkpoint", "comms_logger", "communication_data_type", "csv_monitor",
         "data_types", "dump_state", "flops_profiler", "memory_breakdown", "prescale_gradients", "steps_per_print",
-        "tensorboard", "wandb", "wall_clock_breakdown", "zero_optimization", "bf16", "fp16",
+        "tensorboard", "wall_clock_breakdown", "zero_optimization",
     }
 )  # fmt: skip
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cxr_mtl.errors import CheckpointError, ConfigError
@@ -72,13 +72,13 @@ def make_encoder(
         ConfigError: unknown name or arguments.
         CheckpointError: the weights do not fit or cannot be had.
     """
+    given: set[str] = set()
     options: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "global_pool": "", "drop_path_rate": drop_path}
     # Swin checks the input side against the one it was built for unless told not to; others do not know the argument.
     if name.startswith("swin"):
         options["strict_img_size"] = False
     if weights is not None:
-        if not weights.is_file():
-            raise CheckpointError(f"model.weights: {weights} does not exist.")
+        given = _names_in(weights)
         # Not strict: a file of timm's holds a classifier and a last norm that are dropped here. What must not be
         # missing is checked below, by name, because a silent part-load looks like a run that learns badly.
         options |= {"pretrained_cfg_overlay": {"file": str(weights), "num_classes": 0}, "pretrained_strict": False}
@@ -97,13 +97,22 @@ def make_encoder(
         raise CheckpointError(f"model.weights: {source} could not be loaded: {first_line}") from None
     encoder = Encoder(net)
     if weights is not None:
-        _check_covered(encoder, weights)
+        _check_covered(encoder, given, weights)
     return encoder
 
 
-def _check_covered(encoder: Encoder, weights: Path) -> None:
-    with safe_open(weights, framework="pt") as file:
-        given = set(file.keys())
+def _names_in(weights: Path) -> set[str]:
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError):
+        raise CheckpointError(
+            f"model.weights: {weights} is not there or not a safetensors file.",
+            hint="Convert a .pth file with safetensors.torch.save_file; pickles are not opened.",
+        ) from None
+
+
+def _check_covered(encoder: Encoder, given: set[str], weights: Path) -> None:
     missing = [name for name in encoder.net.state_dict() if name not in given]
     if missing:
         raise CheckpointError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
+from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
 from cxr_mtl.predict.predictor import LocalPredictor, Predictor
 from cxr_mtl.predict.remote import RemotePredictor, read_key
@@ -62,7 +63,8 @@ def predict_files(
                 continue
             tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else in_words(file, result))
             if overlay is not None:
-                picture = draw_overlay(read_image(file), result, heatmap=heatmaps[0] if heatmaps else None)
+                mapped = next((heat.finding for heat in result.heatmaps), None)  # none of a finding never trained
+                picture = draw_overlay(read_image(file), result, heatmap=mapped)
                 picture.save(overlay / pictures[file])
     return failed
 
@@ -81,7 +83,7 @@ def in_words(file: Path, prediction: Prediction) -> str:
     lines = [f"{file}  ({prediction.image['width']} x {prediction.image['height']} px, {prediction.image['format']})"]
     known = [f for f in prediction.findings if f.probability is not None]
     for finding in sorted(known, key=lambda f: -(f.probability or 0)):
-        flag = "FLAGGED" if finding.call == "positive" else "-"
+        flag = "FLAGGED" if finding.call == "positive" and finding.name not in NORMAL_NAMES else "-"
         boxes = sum(b.finding == finding.name for b in prediction.boxes)
         lines.append(
             f"  {finding.name:<28} {finding.probability:.2f}  threshold {finding.threshold:.2f}  {flag:<8}"

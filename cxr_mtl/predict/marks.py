@@ -14,6 +14,10 @@ from cxr_mtl.types import Prediction
 XYXY = tuple[float, float, float, float]
 RGB = tuple[int, int, int]
 
+# What the project's ontologies call a film without findings. A prediction does not say which of its findings that is,
+# and it must not read as a flag.
+NORMAL_NAMES = frozenset({"No Finding", "Normal"})
+
 
 @dataclass(frozen=True, slots=True)
 class Style:

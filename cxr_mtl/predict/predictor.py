@@ -40,18 +40,18 @@ class LocalPredictor:
         bundle: what it answers with.
     """
 
-    def __init__(self, bundle: Path | Bundle, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, bundle: Path | Bundle, device: str | None = None, threads: int | None = None) -> None:
         """Load a bundle.
 
         Args:
             bundle: folder, or one already loaded.
-            device: ``cpu`` or ``cuda``.
+            device: ``cpu`` or ``cuda``; None takes the GPU where there is one.
             threads: of torch, for the whole process; None leaves torch's own choice.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self._device = torch.device(device)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
+
+_READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
 
 
 def serve(model_store: Path, *, port: int, stop: bool, status: bool) -> tuple[list[str], int]:
@@ -26,8 +29,7 @@ def _how_to_ask(server: ServerInfo, model_store: Path) -> list[str]:
         f"Serving {', '.join(server.models)} at {server.url} (loopback only, token needed).",
         f"Key:  {server.key_file}",
         f"Logs: {server.log_dir}",
-        'Ask:  KEY=$(python -c \'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])\' '
-        f"{server.key_file})",
+        f"Ask:  KEY=$({sys.executable} -c '{_READ_KEY}' {server.key_file})",
         f'      curl -H "Authorization: Bearer $KEY" -T FILM.png {server.url}/predictions/{model}',
         f"Stop: cxr-mtl serve --model-store {model_store} --stop",
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
     return Description(
         name=config.name,
         version=MODEL_VERSION,
-        model=config.model,
+        model=config.model.model_copy(update={"weights": None}),
         ontology=ontology,
         trained=tuple(name for name, enough in zip(ontology.names, study.trained, strict=True) if enough),
         box_findings=study.box_findings,
@@ -90,18 +91,18 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
         },
         box_min_score=_box_cut(seen, study),
         fitted_on=provenance(study, "val"),
-        config=config.model_dump(mode="json"),
+        config=_without_folders(config.model_dump(mode="json")),
     )
 
 
 def provenance(study: Study, split: str) -> dict[str, Any]:
     """Which films these were, in words that tell another run of the same films."""
-    part = study.manifest.where(split=split)
+    rows = (study.train if split == "train" else study.val).rows
     return {
-        "dataset": ", ".join(sorted(set(part.table["dataset"]))),
+        "dataset": ", ".join(sorted(set(study.manifest.table["dataset"].iloc[rows]))),
         "split": split,
-        "films": len(part),
-        "patients": len(set(part.patient_ids)),
+        "films": len(rows),
+        "patients": len(set(study.manifest.patient_ids[rows])),
         "split_sha256": split_hash(study.manifest),
     }
 
@@ -112,3 +113,12 @@ def _box_cut(seen: Seen, study: Study) -> float:
     asked = askable(seen.labels[:, columns], seen.annotated, exhaustive)
     cut = choose_box_threshold(seen.annotated, seen.proposed, asked).score
     return NO_BOX_CUT if np.isnan(cut) else cut
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Files by their name alone: where they lay on the machine that trained is nobody's business."""
+    config.pop("output")
+    for section, key in (("data", "manifest"), ("data", "pack"), ("model", "weights"), ("train", "deepspeed")):
+        path = config[section][key]
+        config[section][key] = path and Path(path).name
+    return config

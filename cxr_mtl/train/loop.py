@@ -23,22 +23,23 @@ from cxr_mtl.card import model_card
 from cxr_mtl.config import RunConfig, save_config
 from cxr_mtl.data.augment import augment
 from cxr_mtl.data.loader import num_batches, train_batches
-from cxr_mtl.data.split import split_table
+from cxr_mtl.data.split import split_hash, split_table
 from cxr_mtl.engine.distributed import barrier, device, mean_over_ranks, ranks
 from cxr_mtl.engine.engine import Engine, latest_tag
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import ConfigError
-from cxr_mtl.model.multitask import MEAN, SPREAD, MultiTaskModel, make_model
+from cxr_mtl.model.multitask import MultiTaskModel, make_model, standardise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
 from cxr_mtl.train.objective import HEADS, Objective
+from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
 from cxr_mtl.train.study import Study, make_study, prior_logits
 from cxr_mtl.train.validate import look
 
 logger = logging.getLogger("cxr_mtl.train")
 
-BEST, CHECKPOINTS, LOG, CONFIG = "best", "checkpoints", "log.jsonl", "config.yaml"
+BEST, LOG, CONFIG = "best", "log.jsonl", "config.yaml"
 MEAN_FILE = "weight_mean.safetensors"
 
 
@@ -122,12 +123,13 @@ class Run:
 
     def restore(self) -> int:
         """Load the newest checkpoint; gives the epoch to go on with."""
-        folder, state = self.engine.load(self.config.folder / CHECKPOINTS)
-        self.mean.load(load_file(folder / MEAN_FILE, device=str(device())))
-        self.best = float(state["best"])
+        checkpoint, progress = find_checkpoint(self.config, split_hash(self.study.manifest), self.world)
+        self.engine.load(checkpoint)
+        self.mean.load(load_file(checkpoint / MEAN_FILE, device=str(device())))
+        self.best = progress.best
         if self.log:
-            self.log.resume(int(state["epoch"]) + 1)
-        return int(state["epoch"]) + 1
+            self.log.resume(progress.epochs)
+        return progress.epochs
 
     def learn(self, epoch: int) -> None:
         """One epoch of steps."""
@@ -148,7 +150,7 @@ class Run:
         with tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar:
             for _, batch in zip(range(self.batches), batches, strict=False):
                 batch = augment(_to(batch, device()), config.augment, generator)
-                outputs = engine((batch.images - MEAN) / SPREAD, self.objective.box_rows(batch))
+                outputs = engine(standardise(batch.images), self.objective.box_rows(batch))
                 losses = self.objective(outputs, batch)
                 if engine.backward_and_step(losses["total"]):
                     with engine.whole_weights() as weights:
@@ -175,14 +177,13 @@ class Run:
                 files = {SPLIT: self._split_csv(), CARD: card}
                 save_bundle(self.config.folder / BEST, description, self.mean.mean, files)
             self._tell(epoch, self.log.epoch(epoch, scores.to_dict(), best=better), scores, better)
-        state = {"epoch": epoch, "best": self.best}
-        self.engine.save(
-            self.config.folder / CHECKPOINTS,
-            f"epoch{epoch + 1:04d}",
-            state,
-            lambda folder: save_file(self.mean.mean, folder / MEAN_FILE),
-            main=self.main,
-        )
+        progress = Progress(epoch + 1, self.best, split_hash(self.study.manifest), self.world)
+
+        def add_ours(checkpoint: Path) -> None:
+            save_file(self.mean.mean, checkpoint / MEAN_FILE)
+            save_progress(progress, self.config, checkpoint)
+
+        self.engine.save(self.config.folder / CHECKPOINTS, f"epoch{epoch + 1:04d}", add_ours, main=self.main)
 
     def _schedule(self, step: int) -> float:
         """Linear warm-up, then half a cosine to a hundredth."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,12 @@ from tqdm import tqdm
 from cxr_mtl.config import RunConfig
 from cxr_mtl.data.loader import Examples, make_examples
 from cxr_mtl.data.manifest import Manifest, load_manifest
-from cxr_mtl.data.pack import Pack, make_pack, open_pack, pack_folder
+from cxr_mtl.data.pack import Pack, fingerprint, made_of, make_pack, open_pack, pack_folder
 from cxr_mtl.data.split import check_patients
 from cxr_mtl.engine.distributed import barrier
 from cxr_mtl.errors import DataError
+
+logger = logging.getLogger("cxr_mtl.train")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,16 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
         raise DataError(
             f"{config.data.manifest}: no finding has {config.data.min_positives} films present and absent.",
             hint="Lower data.min_positives or bring more films.",
+        )
+    if pack.unread and main:
+        first = next(iter(pack.unread.values()))
+        logger.warning(
+            "%d of %d films could not be read and are left out, first: %s", len(pack.unread), len(manifest), first
+        )
+    if not enough_films(val.labels[val.rows][:, trained], 1).any():
+        raise DataError(
+            f"{config.data.manifest}: no finding is present in one validation film and absent in another.",
+            hint="Make a larger validation split with: cxr-mtl data split.",
         )
     names = {name for name, enough in zip(manifest.ontology.names, trained, strict=True) if enough}
     parents = manifest.ontology.parents_among(names)
@@ -112,6 +125,11 @@ def _shared_pack(config: RunConfig, manifest: Manifest, *, main: bool) -> Pack:
     """The first rank decodes; the others wait, then map the same file."""
     side = config.model.image_size
     folder = config.data.pack or pack_folder(config.data.manifest, side)
+    if config.data.pack and made_of(folder) not in (None, fingerprint(manifest, side)):
+        raise DataError(
+            f"data.pack: {folder} holds other films, or these at another size or before they changed.",
+            hint="Remove it or name another folder.",
+        )
     if main:
         with tqdm(total=len(manifest), desc="decoding films", unit="film", disable=None) as bar:
             make_pack(manifest, side, folder, progress=bar.update)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxr_mtl.data.loader import (
@@ -86,6 +88,19 @@ def test_finished_pack_is_opened_not_made_again(manifest: Manifest, tmp_path: Pa
     assert open_pack(tmp_path).side == 96
 
 
+def test_mended_film_is_decoded_again(manifest: Manifest, tmp_path: Path) -> None:
+    """The doctor's advice was followed: a film was replaced under its old name."""
+    root = Path(shutil.copytree(manifest.root, tmp_path / "films"))
+    moved = replace(manifest, root=root)
+    before = make_pack(moved, SIDE, tmp_path / "pack")
+    shutil.copy(root / "0.png", root / "5.png")
+    after = make_pack(moved, SIDE, tmp_path / "pack")
+    assert list(before.unread) == ["5"]
+    assert after.unread == {}
+    assert np.array_equal(after.images[5], after.images[0])
+    assert not before.images[5].any()  # who had the old films mapped still sees them
+
+
 def test_unfinished_or_foreign_folder_is_not_a_pack(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a finished pack"):
         open_pack(tmp_path)
@@ -113,6 +128,13 @@ def test_boxes_land_in_the_input_frame(examples: Examples) -> None:
     assert examples.absent_known[2].tolist() == [True, True]  # Effusion is boxed, Mass stated absent
     assert examples.absent_known[3].tolist() == [True, True]  # boxes are exhaustive
     assert not examples.absent_known[0].any()
+
+
+def test_boxes_without_a_frame_are_refused(manifest: Manifest, pack: Pack) -> None:
+    table = manifest.table.copy()
+    table["width"] = pd.NA
+    with pytest.raises(DataError, match=r"2.png has boxes, but the manifest lacks their frame"):
+        make_examples(replace(manifest, table=table), pack, "train", ("Effusion",))
 
 
 def test_every_film_once_over_all_ranks(examples: Examples) -> None:

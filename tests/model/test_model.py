@@ -73,7 +73,7 @@ def test_local_weights_are_loaded_and_missing_ones_named(tmp_path) -> None:  # t
     torch.manual_seed(1)
     loaded = make_encoder("test_convnext", weights=file)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="is not there or not a safetensors file"):
         make_encoder("test_convnext", weights=tmp_path / "none.safetensors")
 
 

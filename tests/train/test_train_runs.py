@@ -14,10 +14,14 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from cxr_mtl.bundle import WEIGHTS, load_bundle
-from cxr_mtl.data.manifest import save_manifest
+from cxr_mtl.bundle import load_bundle
+from cxr_mtl.config import load_config
+from cxr_mtl.data.manifest import load_manifest, save_manifest
 from cxr_mtl.data.sources import import_source
+from cxr_mtl.data.split import split_by_patient
 from cxr_mtl.data.synthetic import write_study_set
+from cxr_mtl.engine.settings import deepspeed_settings
+from cxr_mtl.errors import ConfigError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -110,21 +114,57 @@ def test_killed_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, u
     assert all((mine[name] == theirs[name]).all() for name in theirs)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_two_ranks(folder: Path, stage: int) -> None:
-    file = run_file(folder, f"two{stage}", zero_stage=stage, epochs=1)
+@pytest.mark.parametrize(
+    ("stage", "precision", "ema"), [(0, "fp32", 0.9), (1, "bf16", 0.9), (2, "bf16", 0.9), (3, "fp32", 0.0)]
+)
+def test_two_ranks(folder: Path, stage: int, precision: str, ema: float) -> None:
+    """Every ZeRO stage learns the same thing: after one epoch the loss has fallen as far as one rank's."""
+    name = f"two{stage}"
+    file = run_file(folder, name, zero_stage=stage, precision=precision, ema=ema, epochs=1)
     done = train("-c", str(file), launcher=("deepspeed", "--num_gpus", "2", "--module"))
     assert done.returncode == 0, done.stderr
-    epochs = [e for e in log(folder, f"two{stage}") if e["event"] == "epoch"]
-    assert len(epochs) == 1
-    weights = load_file(folder / "runs" / f"two{stage}" / "best" / WEIGHTS)
-    assert all((w == w).all() for w in weights.values())
+    (epoch,) = [e for e in log(folder, name) if e["event"] == "epoch"]
+    one = next(e for e in log(folder, "undisturbed") if e["event"] == "epoch")
+    assert epoch["loss"] == pytest.approx(one["loss"], rel=0.05)
+    assert set(load_bundle(folder / "runs" / name / "best").trained) == set(
+        load_bundle(folder / "runs" / "undisturbed" / "best").trained
+    )
 
 
-def test_two_ranks_and_accumulation_need_an_even_batch(folder: Path) -> None:
-    done = train("-c", str(run_file(folder, "odd", batch_size=15, accumulate=5)), "-s", "train.accumulate=4")
+def test_two_ranks_resume(folder: Path, undisturbed: str) -> None:
+    launcher = ("deepspeed", "--num_gpus", "2", "--module")
+    file = str(run_file(folder, "again", epochs=2))
+    assert train("-c", file, "-s", "train.epochs=1", launcher=launcher).returncode == 0
+    alone = train("-c", file, "--resume")
+    assert alone.returncode == 2
+    assert "was trained by 2 ranks, here are 1" in alone.stderr
+    together = train("-c", file, "--resume", launcher=launcher)
+    assert together.returncode == 0, together.stderr
+    assert [e["epoch"] for e in log(folder, "again") if e["event"] == "epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [("seed=7", "seed=0, this run has 7"), ("train.batch_size=8", "train.batch_size=16")]
+)
+def test_another_run_is_not_resumed(folder: Path, undisturbed: str, setting: str, says: str) -> None:
+    done = train("-c", str(folder / f"{undisturbed}.yaml"), "-s", setting, "--resume")
     assert done.returncode == 2
-    assert "not divisible" in done.stderr
+    assert says in done.stderr
+
+
+def test_another_split_is_not_resumed(folder: Path, undisturbed: str) -> None:
+    other = folder / "other.parquet"
+    save_manifest(
+        split_by_patient(load_manifest(folder / "films.parquet"), {"train": 0.6, "val": 0.2, "test": 0.2}, 5), other
+    )
+    done = train("-c", str(folder / f"{undisturbed}.yaml"), "-s", f"data.manifest={other}", "--resume")
+    assert done.returncode == 2
+    assert "another split" in done.stderr
+
+
+def test_batch_that_ranks_cannot_share(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="15 films cannot be shared by 2 ranks x 1"):
+        deepspeed_settings(load_config(run_file(folder, "odd", batch_size=15)).train, world=2)
 
 
 def test_resume_without_a_checkpoint_is_one_line(folder: Path) -> None:

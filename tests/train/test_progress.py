@@ -1,0 +1,63 @@
+"""A continuation is of the same run, or it is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cxr_mtl.config import RunConfig, load_config
+from cxr_mtl.errors import CheckpointError
+from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    config = load_config("quickstart", [f"output={tmp_path}"])
+    folder = config.folder / CHECKPOINTS / "epoch0002"
+    folder.mkdir(parents=True)
+    save_progress(Progress(2, 0.8, "split", 2), config, folder)
+    (folder.parent / "latest").write_text("epoch0002")
+    return config
+
+
+def changed(config: RunConfig, *settings: str) -> RunConfig:
+    return load_config("quickstart", [f"output={config.output}", *settings])
+
+
+def test_same_run_goes_on(config: RunConfig) -> None:
+    folder, progress = find_checkpoint(config, "split", 2)
+    assert (folder.name, progress.epochs, progress.best) == ("epoch0002", 2, 0.8)
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.epochs=50", "train.lr=1e-5", "train.precision=fp32", "data.manifest=moved.parquet"]
+)
+def test_what_may_differ(config: RunConfig, setting: str) -> None:
+    assert find_checkpoint(changed(config, setting), "split", 2)[1].epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("seed=1", "seed=0, this run has 1"),
+        ("train.batch_size=8", "train.batch_size=16, this run has 8"),
+        ("model.image_size=160", "model.image_size=128"),
+        ("loss.boxes=0", "loss.boxes=1.0"),
+    ],
+)
+def test_what_must_not(config: RunConfig, setting: str, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        find_checkpoint(changed(config, setting), "split", 2)
+
+
+def test_other_split_and_other_ranks(config: RunConfig) -> None:
+    with pytest.raises(CheckpointError, match="another split"):
+        find_checkpoint(config, "other", 2)
+    with pytest.raises(CheckpointError, match="by 2 ranks, here are 1"):
+        find_checkpoint(config, "split", 1)
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Start without --resume"):
+        find_checkpoint(load_config("quickstart", [f"output={tmp_path}"]), "split", 1)
