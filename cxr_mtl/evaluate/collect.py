@@ -104,7 +104,7 @@ def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: 
     sizes: list[tuple[int, int]] = []
     answers: list[Answer] = []
     unread: list[Unread] = []
-    with tqdm(total=len(films), desc=f"evaluate {split}", unit="film", disable=not progress) as bar:
+    with tqdm(total=len(films), desc=f"evaluate {split}", unit="film", disable=None if progress else True) as bar:
         for batch in _read(films, batch_size):
             good = [(row, film) for row, film in batch if isinstance(film, Radiograph)]
             unread += [_unread(films, row, film) for row, film in batch if isinstance(film, ImageError)]
