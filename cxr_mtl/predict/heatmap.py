@@ -50,8 +50,8 @@ def grad_cam(head: ClassifyHead, maps: Sequence[Tensor], finding: int) -> Tensor
 def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:
     """Map to 0..1 for showing: its highest point is 1 for a called finding, less the further below the threshold.
 
-    A map stretched to its own maximum would glow as much for a finding that is not there. The median is taken off first:
-    what is the same over half the film points nowhere.
+    A map stretched to its own maximum would glow as much for a finding that is not there. The median is taken off
+    first: what is the same over half the film points nowhere.
     """
     cam = (cam - cam.median()).clamp(min=0)
     peak = cam.max()
