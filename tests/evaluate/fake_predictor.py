@@ -16,7 +16,7 @@ from cxr_mtl.types import Answer, ScoredBox
 class FakePredictor:
     """Answers from the manifest. ``skill`` is the gap of the logits of present and absent, in standard deviations."""
 
-    def __init__(self, folder, manifest, *, skill=1.5, jitter=0.1, seed=0):
+    def __init__(self, folder, manifest, *, skill=1.5, jitter=0.05, seed=0):
         self.bundle = load_bundle(folder)
         self.manifest = manifest
         self.skill, self.jitter = skill, jitter
