@@ -111,7 +111,7 @@ def yardstick(path: Path) -> list[dict[str, Any]]:
     manifest = load_manifest(path)
     films = np.stack([_thumbnail(manifest.path(i)) for i in range(len(manifest))])
     labels, splits = training_labels(manifest), np.array(manifest.table["split"].astype(str))
-    train, test = splits != "test", splits == "test"
+    train, test = splits == "train", splits == "test"
     named = set(manifest.ontology.labelled_by("nih")) - {manifest.ontology.normal}
     columns = [i for i, name in enumerate(manifest.ontology.names) if name in named]
     reduce = make_pipeline(PCA(COMPONENTS, random_state=0), StandardScaler()).fit(films[train])

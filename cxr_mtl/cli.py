@@ -42,18 +42,18 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'Input or output'}: {error.strerror or error}.")
     except ModuleNotFoundError as error:
-        _fail(f"This command needs {error.name}. Install it with: pip install 'cxr-mtl[all]'")
+        _fail(f"This command needs {error.name}. Install it with: pip install -e '.[all]'")
     except KeyboardInterrupt:
         print("Stopped. What had been checkpointed can be resumed.", file=sys.stderr)
         sys.exit(130)
 
 
 def _fail(line: str) -> NoReturn:
-    """One line on stderr, once for all ranks; inside the handler of the error, which --debug raises again."""
+    """One line on stderr; called in the handler of the error, which --debug raises again."""
     if debug_wanted:
         raise
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))
+    print(f"rank {rank}: {line}" if rank else line, file=sys.stderr)
     sys.exit(2)
 
 

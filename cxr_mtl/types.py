@@ -114,7 +114,7 @@ class Batch:
     index: Tensor
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO stage 3 looks into a network's answer through vars()
 class Outputs:
     """One forward pass.
 
@@ -191,7 +191,10 @@ class FindingCall:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of the tree of findings; the numbers are None where it was never trained."""
+    """One node of the tree of findings; the numbers are None where it was never trained.
+
+    ``conditional`` is given that all parents are present; for an untrained parent its nearest trained ancestors stand in.
+    """
 
     name: str
     parents: tuple[str, ...]

@@ -81,7 +81,7 @@ def test_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 2
-    assert "pip install 'cxr-mtl[all]'" in capsys.readouterr().err
+    assert "pip install -e '.[all]'" in capsys.readouterr().err
 
 
 def test_empty_table_is_one_line(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
 from PIL import Image
 
 from cxr_mtl.bundle import load_bundle
@@ -96,6 +96,30 @@ def numbers(answer: dict[str, object]) -> np.ndarray:
     return np.array([float(n) for n in re.findall(r"(?<![\w.\"])-?\d+(?:\.\d+)?(?:e-?\d+)?", text)])
 
 
+ASK = """
+import json, sys
+from gradio_client import Client, handle_file
+shown = Client(sys.argv[1], verbose=False).predict(handle_file(sys.argv[2]), "balanced", None, api_name="/predict")
+print(json.dumps(next(part for part in shown if isinstance(part, dict))))
+"""
+
+
+def ask_demo(place: Path, bundle: str, film: Path) -> dict[str, Any]:
+    """The README's demo command on any free port, asked by gradio_client in a process of its own."""
+    (command,) = [c for c in readme_commands("cxr-mtl demo") if bundle in c]
+    arguments = [*shlex.split(command), "--port", "0"]
+    with subprocess.Popen(arguments, cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        url = next(word for line in demo.stdout for word in line.split() if word.startswith("http://127.0.0.1"))
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK, url, film], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        demo.terminate()
+    assert asked.returncode == 0, asked.stderr
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
+
+
 def test_evaluation_keeps_its_contract(place: Path) -> None:
     results = json.loads((place / "report" / "results.json").read_text())
     assert results["schema"] == "cxr-mtl.results/1"
@@ -119,25 +143,19 @@ def test_one_film_one_answer_through_every_door(place: Path, film: Path, server:
         headers={"Authorization": f"Bearer {read_key(place / key_file)}"},
         timeout=60,
     ).json()
-    demo = subprocess.Popen(
-        [BIN / "cxr-mtl", "demo", "--bundle", bundle, "--port", "0"], cwd=place, env=ENVIRONMENT,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert demo.stdout is not None
-        url = next(word for line in demo.stdout for word in line.split() if word.startswith("http://127.0.0.1"))
-        page = Client(url.rstrip("."), verbose=False)
-        shown = page.predict(handle_file(film), "balanced", None, api_name="/predict")
-    finally:
-        demo.terminate()
-        demo.wait()
-    in_demo = next(part for part in shown if isinstance(part, dict))
+    in_demo = ask_demo(place, bundle, film)
     reference = numbers(local)
     assert len(reference) > 40
     for answer in (remote, raw, in_demo):
         assert answer["image"]["sha256"] == local["image"]["sha256"]
         assert answer["model"] == local["model"]
         assert np.abs(numbers(answer) - reference).max() < 1e-4
+
+
+def test_two_ranks_in_the_readmes_words(place: Path) -> None:
+    (command,) = readme_commands("deepspeed")
+    run(f"{command} {QUICK}", place)
+    assert load_bundle(place / "runs" / "nih_two_ranks" / "best").trained
 
 
 def test_pictures_of_the_readme(place: Path, film: Path) -> None:
@@ -151,6 +169,7 @@ def test_server_needs_the_key_and_survives_nonsense(place: Path, server: str) ->
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{server}/predictions/cxr_mtl", data=b"x", timeout=30)
     assert refused.value.code == 400
+    refused.value.close()
     key = read_key(place / "model_store/.serve/key_file.json")
     for nonsense in (b"", b"text", b"\x89PNG\r\n\x1a\n"):
         answer = httpx.put(

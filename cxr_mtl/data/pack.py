@@ -25,6 +25,7 @@ from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError, ImageError
 
 IMAGES, INDEX = "images.npy", "index.json"
+FORMAT = 1  # of what decoding gives; a change of to_input or read_image raises it
 WINDOW = 256  # films decoded between two writes to the progress callback
 
 
@@ -51,11 +52,11 @@ class Pack:
 
 def fingerprint(manifest: Manifest, side: int) -> str:
     """Changes when the list of films, a film's file or the input side does."""
-    digest = hashlib.sha256(json.dumps([side, str(manifest.root.resolve())]).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, side]).encode())
     for row, name in enumerate(manifest.table["image_path"]):
         try:
             status = manifest.path(row).stat()
-            stamp = (status.st_size, status.st_mtime_ns)
+            stamp = (status.st_size, int(status.st_mtime))  # whole seconds: what copying keeps
         except OSError:
             stamp = (0, 0)  # not there; decoding will say so
         digest.update(json.dumps([str(name), *stamp]).encode())
@@ -90,7 +91,7 @@ def make_pack(
     mark = fingerprint(manifest, side)
     if made_of(out) == mark:
         return open_pack(out)
-    draft = out / (IMAGES + ".part")
+    draft = out / f"{IMAGES}.{os.getpid()}.part"  # of this process alone: another run may be packing the same films
     try:
         out.mkdir(parents=True, exist_ok=True)
         images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(manifest), side, side))
@@ -100,6 +101,7 @@ def make_pack(
         (out / INDEX).unlink(missing_ok=True)
         draft.replace(out / IMAGES)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise DataError(f"{out}: the pack could not be written: {error.strerror}.", hint="Free some disk.") from None
     if len(unread) == len(manifest):
         first = next(iter(unread.values()))

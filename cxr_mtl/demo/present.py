@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -96,8 +96,11 @@ def tree_html(prediction: Prediction) -> str:
     """The findings under their parents; one with two parents stands under each. Open where something is flagged."""
     names = {node.name for node in prediction.hierarchy}
     flagged = {row.name for row in rows(prediction) if row.flagged}
+    trained = {node.name for node in prediction.hierarchy if node.probability is not None}
     children: dict[str | None, list[Node]] = {}
     for node in prediction.hierarchy:
+        if not trained.issuperset(node.parents):  # its conditional is given its trained ancestors, which are not these
+            node = replace(node, conditional=None)
         parents: list[str | None] = [name for name in node.parents if name in names]
         for parent in parents or [None]:
             children.setdefault(parent, []).append(node)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class Engine:
         # Both report at every start what is no news: that there is no CUDA, and which operators were built.
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        # DeepSpeed 0.19 calls what torch 2.14 has renamed; a user can do nothing about it, at every step of every rank.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         # torch looks for ninja, which builds DeepSpeed's operator, on PATH; it lies beside this very python.
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         import deepspeed  # seconds to import, and only training pays
@@ -151,7 +154,7 @@ class Engine:
         self._schedule.base_lrs = [self._lr for _ in self._schedule.base_lrs]
         for group in self._engine.optimizer.param_groups:
             group["initial_lr"] = self._lr
-            group["lr"] = self._lr * self._share(self.steps)
+            group["lr"] = self._lr * self._share(self._schedule.last_epoch)
 
     def _drop_old(self, folder: Path, tag: str) -> None:
         others = sorted((p for p in folder.iterdir() if p.is_dir() and p.name != tag), key=lambda p: p.stat().st_mtime)

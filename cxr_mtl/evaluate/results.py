@@ -101,10 +101,9 @@ def _rates(counted: Floats) -> Row:
 def hierarchy(bundle: Bundle, answered: Answered, draws: Resamples) -> Row:
     """Hierarchy head: consistency, sets closed under ancestors, and ranking given the parents and at each depth."""
     ontology = bundle.ontology
-    conditional = resampled_ranking(
-        given_parents(answered.presence, ontology.parents), answered.conditional, draws
-    ).auroc
-    inner = [c for c, above in enumerate(ontology.parents) if above and not np.isnan(conditional[0, c])]
+    parents = ontology.parents_among(bundle.trained)
+    conditional = resampled_ranking(given_parents(answered.presence, parents), answered.conditional, draws).auroc
+    inner = [c for c, above in enumerate(parents) if above and not np.isnan(conditional[0, c])]
     auroc = resampled_ranking(answered.presence, answered.hierarchy, draws).auroc
     if ontology.normal is not None:
         auroc[:, ontology.index(ontology.normal)] = np.nan

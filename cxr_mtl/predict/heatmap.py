@@ -43,7 +43,11 @@ def grad_cam(head: ClassifyHead, maps: Sequence[Tensor], finding: int) -> Tensor
         for leaf, gradient in zip(leaves, gradients, strict=True)
     ]
     size = cams[0].shape[2:]
-    finer = [F.interpolate(cam, size, mode="bilinear", align_corners=False) for cam in cams]
+    # A place of a coarser map is several of the finest: its share is spread over them, not repeated.
+    finer = [
+        F.interpolate(cam, size, mode="bilinear", align_corners=False) * (cam[0, 0].numel() / size.numel())
+        for cam in cams
+    ]
     return torch.stack(finer).sum(0)[0, 0]
 
 

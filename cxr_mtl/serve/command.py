@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def _how_to_ask(server: ServerInfo, model_store: Path) -> list[str]:
         f"Serving {', '.join(server.models)} at {server.url} (loopback only, token needed).",
         f"Key:  {server.key_file}",
         f"Logs: {server.log_dir}",
-        f"Ask:  KEY=$({sys.executable} -c '{_READ_KEY}' {server.key_file})",
+        f"Ask:  KEY=$({sys.executable} -c '{_READ_KEY}' {shlex.quote(str(server.key_file))})",
         f'      curl -H "Authorization: Bearer $KEY" -T FILM.png {server.url}/predictions/{model}',
         f"Stop: cxr-mtl serve --model-store {model_store} --stop",
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",

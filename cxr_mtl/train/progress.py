@@ -16,7 +16,7 @@ CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
 MAY_DIFFER = {
     "": {"output"},
     "data": {"manifest", "pack"},
-    "train": {"epochs", "lr", "warmup_epochs", "clip", "precision", "keep_checkpoints"},
+    "train": {"epochs", "lr", "warmup_epochs", "precision", "keep_checkpoints"},
 }
 
 

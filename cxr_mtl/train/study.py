@@ -71,7 +71,8 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
         logger.warning(
             "%d of %d films could not be read and are left out, first: %s", len(pack.unread), len(manifest), first
         )
-    if not enough_films(val.labels[val.rows][:, trained], 1).any():
+    headline = [f.name != manifest.ontology.normal and not f.group for f in manifest.ontology.findings]
+    if not enough_films(val.labels[val.rows][:, trained & headline], 1).any():
         raise DataError(
             f"{config.data.manifest}: no finding is present in one validation film and absent in another.",
             hint="Make a larger validation split with: cxr-mtl data split.",

@@ -93,7 +93,7 @@ def test_mended_film_is_decoded_again(manifest: Manifest, tmp_path: Path) -> Non
     root = Path(shutil.copytree(manifest.root, tmp_path / "films"))
     moved = replace(manifest, root=root)
     before = make_pack(moved, SIDE, tmp_path / "pack")
-    shutil.copy(root / "0.png", root / "5.png")
+    shutil.copy(root / "0.png", root / "5.png")  # of another size than the broken file
     after = make_pack(moved, SIDE, tmp_path / "pack")
     assert list(before.unread) == ["5"]
     assert after.unread == {}

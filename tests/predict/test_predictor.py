@@ -189,7 +189,7 @@ def test_grad_cam_equals_captums(name: str, args: dict[str, object]) -> None:
         LayerGradCam(Whole(), norm).attribute(film, target=1, relu_attributions=True).detach() for norm in head.norms
     ]
     size = theirs[0].shape[2:]
-    expected = sum(torch.nn.functional.interpolate(t, size, mode="bilinear") for t in theirs)
+    expected = sum(torch.nn.functional.interpolate(t, size, mode="bilinear") * t.numel() / size.numel() for t in theirs)
     assert torch.allclose(grad_cam(head, encoder(film)[-2:], 1), expected[0, 0], atol=1e-6)
 
 

@@ -103,7 +103,8 @@ def test_killed_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, u
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (folder / "runs" / "killed" / "checkpoints" / "latest").read_text() == "epoch0001"
+    # The kill may come as late as the second checkpoint; what counts is that going on gives the same numbers.
+    assert (folder / "runs" / "killed" / "checkpoints" / "latest").read_text() in {"epoch0001", "epoch0002"}
     resumed = train("-c", str(file), "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert losses(folder, "killed") == losses(folder, undisturbed)
@@ -117,17 +118,17 @@ def test_killed_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, u
 @pytest.mark.parametrize(
     ("stage", "precision", "ema"), [(0, "fp32", 0.9), (1, "bf16", 0.9), (2, "bf16", 0.9), (3, "fp32", 0.0)]
 )
-def test_two_ranks(folder: Path, stage: int, precision: str, ema: float) -> None:
+def test_two_ranks(folder: Path, undisturbed: str, stage: int, precision: str, ema: float) -> None:
     """Every ZeRO stage learns the same thing: after one epoch the loss has fallen as far as one rank's."""
     name = f"two{stage}"
     file = run_file(folder, name, zero_stage=stage, precision=precision, ema=ema, epochs=1)
     done = train("-c", str(file), launcher=("deepspeed", "--num_gpus", "2", "--module"))
     assert done.returncode == 0, done.stderr
     (epoch,) = [e for e in log(folder, name) if e["event"] == "epoch"]
-    one = next(e for e in log(folder, "undisturbed") if e["event"] == "epoch")
+    one = next(e for e in log(folder, undisturbed) if e["event"] == "epoch")
     assert epoch["loss"] == pytest.approx(one["loss"], rel=0.05)
     assert set(load_bundle(folder / "runs" / name / "best").trained) == set(
-        load_bundle(folder / "runs" / "undisturbed" / "best").trained
+        load_bundle(folder / "runs" / undisturbed / "best").trained
     )
 
 
