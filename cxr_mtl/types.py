@@ -193,7 +193,7 @@ class FindingCall:
 class Node:
     """One node of the tree of findings; the numbers are None where it was never trained.
 
-    ``conditional`` is given that all parents are present; for an untrained parent its nearest trained ancestors stand in.
+    ``conditional`` is given that all parents are present; nearest trained ancestors stand in for untrained ones.
     """
 
     name: str
