@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_mtl.data.loader import training_labels
-from cxr_mtl.data.manifest import load_manifest
+from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.metrics.counts import known_mean
 from cxr_mtl.metrics.intervals import estimate, patient_resamples, resampled_ranking
 

@@ -44,7 +44,7 @@ def data_import(
 
     Example: cxr-mtl data import nih /data/nih --out nih.parquet
     """
-    from cxr_mtl.data.manifest import save_manifest
+    from cxr_mtl.data.manifest_file import save_manifest
     from cxr_mtl.data.sources import import_source
 
     manifest, report = import_source(
@@ -65,7 +65,7 @@ def data_doctor(
     Example: cxr-mtl data doctor nih.parquet
     """
     from cxr_mtl.data.doctor import examine
-    from cxr_mtl.data.manifest import load_manifest
+    from cxr_mtl.data.manifest_file import load_manifest
 
     loaded = load_manifest(manifest)
     problems = examine(loaded, decode=decode)
@@ -92,7 +92,7 @@ def data_split(
 
     Example: cxr-mtl data split mine.parquet --train 0.7 --val 0.1 --test 0.2
     """
-    from cxr_mtl.data.manifest import load_manifest, save_manifest
+    from cxr_mtl.data.manifest_file import load_manifest, save_manifest
     from cxr_mtl.data.split import split_by_patient, split_hash
 
     shares = {"train": train, "val": val, "test": test}
@@ -115,7 +115,7 @@ def data_pack(
     """
     from tqdm import tqdm
 
-    from cxr_mtl.data.manifest import load_manifest
+    from cxr_mtl.data.manifest_file import load_manifest
     from cxr_mtl.data.pack import make_pack
 
     loaded = load_manifest(manifest)

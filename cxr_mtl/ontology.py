@@ -12,7 +12,6 @@ N images, C findings in the ontology's order. Labels: 1 present, 0 absent, -1 un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.errors import ConfigError
+from cxr_mtl.ontology_complete import Completion
 from cxr_mtl.ontology_draft import Finding, did_you_mean, read_draft
 from cxr_mtl.ontology_yaml import Where, read_yaml
 from cxr_mtl.paths import configs_dir
@@ -116,6 +116,14 @@ class Ontology:
         """The finding that a dataset means by a word: the whole word, in any case, spaces at its ends aside."""
         return self._meanings.get((dataset, raw.strip().casefold()))
 
+    def understand(self, raw: str) -> str | None:
+        """The finding that a word of no dataset in particular means: its own name, or what every dataset means by it.
+
+        Any case; an underscore is a space. None where no dataset has the word, or where they differ.
+        """
+        word = " ".join(raw.replace("_", " ").split()).casefold()
+        return self._common_words.get(word)
+
     def labelled_by(self, dataset: str) -> tuple[str, ...]:
         """The findings that a dataset has a name for, in order; of all others it says nothing."""
         return tuple(finding.name for finding in self.findings if dataset in finding.names)
@@ -135,18 +143,9 @@ class Ontology:
         Raises:
             ConfigError: a label is no finding of this ontology.
         """
-        known = {name: float(value) for name, value in labels.items() if not math.isnan(value)}
-        for name in known:
+        for name in labels:
             self.index(name)
-        self._complete_normal(known, dataset)
-        for group, below, labelled in self._group_rules.get(dataset, self._group_rules[""]):
-            if group in known:
-                continue
-            if any(known.get(name) == PRESENT for name in below):
-                known[group] = PRESENT
-            elif labelled and all(known.get(name) == ABSENT for name in labelled):
-                known[group] = ABSENT
-        return known
+        return self._completion.of(labels, dataset)
 
     def propagate(self, labels: NDArray[Float]) -> NDArray[Float]:
         """Labels that agree with the DAG, for training: presence goes up, then absence goes down.
@@ -209,17 +208,10 @@ class Ontology:
         draft = read_draft(plain, where)
         return cls(draft.name, draft.version, draft.findings, draft.normal, draft.normal_allows)
 
-    def _complete_normal(self, known: dict[str, float], dataset: str) -> None:
-        if self.normal is None:
-            return
-        if self.normal not in known:
-            if any(value == PRESENT and name not in self._allowed for name, value in known.items()):
-                known[self.normal] = ABSENT
-        elif known[self.normal] == PRESENT:
-            implied = {above for name, value in known.items() if value != ABSENT for above in self.ancestors(name)}
-            for name in self.labelled_by(dataset):
-                if name not in known and name not in self._allowed and name not in implied:
-                    known[name] = ABSENT
+    @cached_property
+    def _completion(self) -> Completion:
+        above = dict(zip(self.names, self._ancestors, strict=True))
+        return Completion(self.findings, self.normal, self.normal_allows, above)
 
     @cached_property
     def _columns(self) -> dict[str, int]:
@@ -247,32 +239,12 @@ class Ontology:
         }
 
     @cached_property
-    def _allowed(self) -> frozenset[str]:
-        """What ``normal_allows`` names, and what implies nothing else."""
-        allowed = set(self.normal_allows)
-        for finding in self.findings:
-            if finding.parents and allowed.issuperset(finding.parents):
-                allowed.add(finding.name)
-        return frozenset(allowed)
-
-    @cached_property
-    def _group_rules(self) -> dict[str, tuple[tuple[str, frozenset[str], tuple[str, ...]], ...]]:
-        """By dataset, children first: a group, all below it, and what must be absent for it to be; "" for any other."""
-        datasets = {dataset for finding in self.findings for dataset in finding.complete_in}
-        return {
-            dataset: tuple(
-                (
-                    finding.name,
-                    self.descendants(finding.name),
-                    tuple(name for name in self.labelled_by(dataset) if name in self.descendants(finding.name))
-                    if dataset in finding.complete_in
-                    else (),
-                )
-                for finding in reversed(self.findings)
-                if finding.group
-            )
-            for dataset in ("", *datasets)
-        }
+    def _common_words(self) -> dict[str, str]:
+        words: dict[str, set[str]] = {}
+        for (_, raw), finding in self._meanings.items():
+            words.setdefault(" ".join(raw.replace("_", " ").split()), set()).add(finding)
+        common = {word: next(iter(found)) for word, found in words.items() if len(found) == 1}
+        return common | {name.casefold(): name for name in self.names}
 
 
 def list_ontologies() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cxr_mtl.config import load_config
-from cxr_mtl.data.manifest import load_manifest, save_manifest
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.synthetic import write_study_set

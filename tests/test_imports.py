@@ -14,6 +14,7 @@ FLOORS = [
     {"errors", "types", "paths", "__init__"},
     {"ontology_yaml"},
     {"ontology_draft"},
+    {"ontology_complete"},
     {"ontology"},
     {"config"},
     {"data", "model", "losses", "metrics"},

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from cxr_mtl.bundle import load_bundle
-from cxr_mtl.data.manifest import load_manifest
+from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve import torchserve

@@ -1,13 +1,10 @@
-"""The manifest: one Parquet file, one row an image; what every later step reads instead of a dataset's own tables.
+"""The manifest: one row an image; what every later step reads instead of a dataset's own tables.
 
-N images, C findings (all nodes of the ontology, in its order). The films' folder, the ontology and where the labels
-came from travel in the file's metadata as JSON, so a manifest explains itself.
+N images, C findings (all nodes of the ontology, in its order).
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,37 +12,42 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cxr_mtl.errors import CxrError, DataError
+from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import Box, Record
 
-MANIFEST_SCHEMA = "cxr-mtl.manifest/1"
 LABEL = "label:"
 
-_METADATA = b"cxr_mtl"
-_BOX = pa.struct(
-    [("finding", pa.string())] + [(c, pa.float64()) for c in ("x1", "y1", "x2", "y2")] + [("reader", pa.string())]
+COLUMNS = (
+    "image_path",
+    "image_id",
+    "patient_id",
+    "study_id",
+    "dataset",
+    "split",
+    "view",
+    "age",
+    "sex",
+    "width",
+    "height",
+    "boxes",
+    "boxes_exhaustive",
 )
-_COLUMNS: dict[str, pa.DataType] = {
-    "image_path": pa.string(),
-    "image_id": pa.string(),
-    "patient_id": pa.string(),
-    "study_id": pa.string(),
-    "dataset": pa.string(),
-    "split": pa.string(),
-    "view": pa.string(),
-    "age": pa.float32(),
-    "sex": pa.string(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "boxes": pa.list_(_BOX),
-    "boxes_exhaustive": pa.bool_(),
+"""Of a manifest's table, before a column ``label:<Finding>`` for each finding."""
+NULLABLE = ("split", "sex", "width", "height")
+
+_DEFAULTS: dict[str, Any] = {
+    "split": None,
+    "view": "UNKNOWN",
+    "age": np.nan,
+    "sex": None,
+    "width": None,
+    "height": None,
+    "boxes": (),
+    "boxes_exhaustive": False,
 }
-_NULLABLE = ("split", "sex", "width", "height")
 
 
 @dataclass
@@ -68,8 +70,22 @@ class Manifest:
 
     @property
     def patient_ids(self) -> NDArray[np.str_]:
-        """(N,) ``dataset:patient``: patient 1 of one dataset is not patient 1 of another."""
-        return np.asarray(self.table["dataset"] + ":" + self.table["patient_id"], dtype=np.str_)
+        """(N,) ``dataset:patient``: patient 1 of one dataset is not patient 1 of another.
+
+        A film of another dataset's patient already says so (RSNA's films are NIH's: ``nih:13``) and is left as it is.
+        """
+        own = self.table["patient_id"]
+        return np.asarray(own.where(own.str.contains(":", regex=False), self.table["dataset"] + ":" + own), np.str_)
+
+    def labelled(self, dataset: str) -> frozenset[str]:
+        """The findings that a dataset speaks of; of all others it says nothing."""
+        stated = self.info.get("datasets", {}).get(dataset, {}).get("labelled")
+        return frozenset(self.ontology.labelled_by(dataset) if stated is None else stated)
+
+    def boxed(self, dataset: str) -> frozenset[str]:
+        """The findings that a dataset draws boxes for; where they are exhaustive, no box means absent for these."""
+        stated = self.info.get("datasets", {}).get(dataset, {}).get("boxed")
+        return self.labelled(dataset) if stated is None else frozenset(stated)
 
     @property
     def splits(self) -> NDArray[np.object_]:
@@ -97,7 +113,7 @@ class Manifest:
         """Row ``i`` with its missing values as None."""
         row = self.table.iloc[i]
         values = {f.name: row[f.name] for f in fields(Record) if f.name != "labels"}
-        for name in _NULLABLE:
+        for name in NULLABLE:
             values[name] = None if pd.isna(values[name]) else values[name]
         for name in ("width", "height"):
             values[name] = None if values[name] is None else int(values[name])
@@ -121,54 +137,34 @@ def make_manifest(records: Iterable[Record], root: Path, ontology: Ontology, inf
         DataError: no record at all, or a label that the ontology does not have.
     """
     records = list(records)
-    if not records:
+    rows = pd.DataFrame({name: pd.Series([getattr(r, name) for r in records], dtype=object) for name in COLUMNS})
+    return tabulate(rows, _label_matrix(records, ontology), root, ontology, info)
+
+
+def tabulate(
+    rows: pd.DataFrame, labels: NDArray[np.float32], root: Path, ontology: Ontology, info: dict[str, Any]
+) -> Manifest:
+    """Lay rows and labels out as a manifest; columns that the rows lack are unknown.
+
+    Args:
+        rows: one a film, with some columns of design.md section 3.
+        labels: (N, C) 1, 0, -1, nan.
+
+    Raises:
+        DataError: no row at all.
+    """
+    if not len(rows):
         raise DataError("There is no film to make a manifest of.", hint="Check the folder and the table of labels.")
-    columns: dict[str, Any] = {name: _column(name, [getattr(r, name) for r in records]) for name in _COLUMNS}
-    labels = _label_matrix(records, ontology)
+    columns: dict[str, Any] = {
+        name: column_of(name, rows[name].tolist() if name in rows else [_DEFAULTS[name]] * len(rows))
+        for name in COLUMNS
+    }
     columns |= {LABEL + name: labels[:, c] for c, name in enumerate(ontology.names)}
     return Manifest(pd.DataFrame(columns), Path(root), ontology, dict(info))
 
 
-def save_manifest(manifest: Manifest, path: Path) -> None:
-    """Write the Parquet file whole or not at all.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(_to_arrow(manifest, path.parent), draft, compression="zstd")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as err:
-        raise DataError(f"{path} cannot be written: {err.strerror or err}.", hint="Choose another --out.") from err
-
-
-def load_manifest(path: Path) -> Manifest:
-    """Read what ``save_manifest`` wrote.
-
-    Raises:
-        DataError: what is wrong with the file, in one line.
-    """
-    path = Path(path)
-    table = _read_parquet(path)
-    meta = _read_metadata(path, table)
-    try:
-        ontology = Ontology.from_dict(meta["ontology"])
-    except (CxrError, KeyError, TypeError, ValueError) as err:
-        raise DataError(f"{path}: the ontology in its metadata cannot be read ({err}).", hint=_REIMPORT) from err
-    frame = _to_pandas(path, table, ontology)
-    return Manifest(frame, _find_root(path, meta, frame), ontology, meta["info"])
-
-
-_REIMPORT = "Make it again with: cxr-mtl data import SOURCE ROOT --out FILE.parquet"
-
-
-def _column(name: str, values: Sequence[Any]) -> Any:
+def column_of(name: str, values: Sequence[Any]) -> Any:
+    """One column of the table, in the type that it has in every manifest."""
     if name == "boxes":
         column = np.empty(len(values), dtype=object)
         column[:] = values
@@ -192,92 +188,3 @@ def _label_matrix(records: Sequence[Record], ontology: Ontology) -> NDArray[np.f
             what = f"{record.image_path} has a label {err}, which ontology {ontology.name} does not have."
             raise DataError(what, hint="Translate a dataset's own names with Ontology.find.") from err
     return labels
-
-
-def _to_arrow(manifest: Manifest, folder: Path) -> pa.Table:
-    table, root = manifest.table, manifest.root.resolve()
-    meta = {
-        "schema": MANIFEST_SCHEMA,
-        # The relative one survives moving films and manifest together, the absolute one moving the manifest alone.
-        "root": os.path.relpath(root, folder.resolve()) if root.anchor == folder.resolve().anchor else str(root),
-        "root_absolute": str(root),
-        "ontology": manifest.ontology.to_dict(),
-        "info": manifest.info,
-    }
-    arrays = [_boxes_to_arrow(table[c]) if c == "boxes" else _to_array(table[c], t) for c, t in _COLUMNS.items()]
-    labels = [LABEL + name for name in manifest.ontology.names]
-    arrays += [_to_array(table[c], pa.float32()) for c in labels]
-    packed = pa.Table.from_arrays(arrays, names=[*_COLUMNS, *labels])
-    return packed.replace_schema_metadata({_METADATA: json.dumps(meta, sort_keys=True).encode()})
-
-
-def _to_array(column: pd.Series[Any], kind: pa.DataType) -> pa.Array:
-    # A missing float stays nan: null would be a second spelling of unknown.
-    return pa.array(column.to_numpy(np.float32)) if kind == pa.float32() else pa.array(column, kind, from_pandas=True)
-
-
-def _boxes_to_arrow(column: pd.Series[Any]) -> pa.Array:
-    boxes = [box for row in column for box in row]
-    parts = [pa.array([getattr(b, part.name) for b in boxes], part.type) for part in _BOX]
-    ends = np.cumsum([0, *(len(row) for row in column)], dtype=np.int32)
-    return pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(parts, fields=list(_BOX)))
-
-
-def _boxes_from_arrow(column: pa.ChunkedArray) -> list[tuple[Box, ...]]:
-    return [tuple(Box(**box) for box in row or ()) for row in column.to_pylist()]
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist.", hint=_REIMPORT)
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as err:
-        raise DataError(f"{path} is not a readable Parquet file.", hint=_REIMPORT) from err
-
-
-def _read_metadata(path: Path, table: pa.Table) -> dict[str, Any]:
-    try:
-        meta = json.loads((table.schema.metadata or {})[_METADATA])
-        schema, _, _ = meta["schema"], meta["root"], meta["info"]
-    except (KeyError, TypeError, ValueError) as err:
-        raise DataError(f"{path} is a Parquet file but not a cxr_mtl manifest.", hint=_REIMPORT) from err
-    if schema != MANIFEST_SCHEMA:
-        raise DataError(f"{path} is a {schema!r}; this version reads {MANIFEST_SCHEMA!r}.", hint=_REIMPORT)
-    return cast("dict[str, Any]", meta)
-
-
-def _to_pandas(path: Path, table: pa.Table, ontology: Ontology) -> pd.DataFrame:
-    wanted = _COLUMNS | {LABEL + name: pa.float32() for name in ontology.names}
-    if missing := [c for c in wanted if c not in table.column_names]:
-        raise DataError(f"{path} lacks the column {', '.join(missing)}.", hint=_REIMPORT)
-    if unknown := [c for c in table.column_names if c not in wanted]:
-        where = f"a manifest on ontology {ontology.name}"
-        raise DataError(f"{path} has the column {', '.join(unknown)}, which {where} does not have.", hint=_REIMPORT)
-    if not table.num_rows:
-        raise DataError(f"{path} has no rows.", hint=_REIMPORT)
-    columns: dict[str, Any] = {}
-    for name, kind in wanted.items():
-        try:
-            column = table[name].cast(kind)
-        except pa.ArrowException as err:
-            raise DataError(f"{path}: the column {name} is {table[name].type}, not {kind}.", hint=_REIMPORT) from err
-        if column.null_count and name in _COLUMNS and name not in _NULLABLE and name not in ("age", "boxes"):
-            raise DataError(f"{path}: {column.null_count} rows have no {name}.", hint=_REIMPORT)
-        columns[name] = _from_arrow(name, column)
-    return pd.DataFrame(columns)
-
-
-def _from_arrow(name: str, column: pa.ChunkedArray) -> Any:
-    if name == "boxes":
-        return _column(name, _boxes_from_arrow(column))
-    if name in ("width", "height"):
-        return _column(name, column.to_pylist())
-    return column.to_pandas()
-
-
-def _find_root(path: Path, meta: dict[str, Any], frame: pd.DataFrame) -> Path:
-    beside = Path(os.path.normpath(path.resolve().parent / meta["root"]))
-    choices = [beside, Path(meta.get("root_absolute", beside))]
-    first = str(frame["image_path"].iat[0])
-    return next((root for root in choices if (root / first).exists()), beside)

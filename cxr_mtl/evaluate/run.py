@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_mtl.bundle import RESULTS, SPLIT, Bundle
-from cxr_mtl.data.manifest import Manifest, load_manifest
+from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.split import shared_patients, split_hash
 from cxr_mtl.evaluate.boxes import boxes
 from cxr_mtl.evaluate.collect import Answered, Answerer, collect

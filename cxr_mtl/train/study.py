@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from cxr_mtl.config import RunConfig
 from cxr_mtl.data.loader import Examples, make_examples
-from cxr_mtl.data.manifest import Manifest, load_manifest
+from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.pack import Pack, fingerprint, made_of, make_pack, open_pack, pack_folder
 from cxr_mtl.data.split import check_patients
 from cxr_mtl.engine.distributed import barrier

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_mtl.data import manifest as module
-from cxr_mtl.data.manifest import LABEL, Manifest, load_manifest, make_manifest, save_manifest
+from cxr_mtl.data import manifest_file as module
+from cxr_mtl.data.manifest import LABEL, Manifest, make_manifest
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology, load_ontology
 from cxr_mtl.types import ABSENT, PRESENT, UNCERTAIN, Box, Record

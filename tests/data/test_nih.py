@@ -18,6 +18,7 @@ from cxr_mtl.errors import ConfigError, CxrError, DataError
 from cxr_mtl.ontology import load_ontology
 from cxr_mtl.types import Box
 
+NO_SPLIT = "the dataset states no split: dealt by patient, not comparable with published numbers"
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -121,7 +122,7 @@ def test_the_original_table_with_its_empty_last_column(nih: Path) -> None:
     expected = [58, 1.5, 10 / 365.25, math.nan, math.nan, math.nan]
     np.testing.assert_allclose(after.table["age"], expected, rtol=1e-6)
     np.testing.assert_array_equal(after.labels(), before.labels())
-    assert after.info["label_version"] == "2017"
+    assert after.info["datasets"]["nih"]["label_version"] == "2017"
     assert "1 ages that are no age (first: 00000004_000): set to unknown" in report.notes[-2]
     assert "2 ages above 100 years (first: 00000003_000): set to unknown" in report.notes[-1]
 
@@ -129,7 +130,7 @@ def test_the_original_table_with_its_empty_last_column(nih: Path) -> None:
 def test_of_two_tables_the_corrected_one_is_read(nih: Path) -> None:
     (nih / "Data_Entry_2017.csv").write_text(entries([ROWS[0]], end=","))
     manifest, report = read(nih)
-    assert (len(manifest), manifest.info["label_file"]) == (6, "Data_Entry_2017_v2020.csv")
+    assert (len(manifest), manifest.info["datasets"]["nih"]["label_file"]) == (6, "Data_Entry_2017_v2020.csv")
     assert "Data_Entry_2017_v2020.csv" in report.notes[0]
 
 
@@ -186,7 +187,7 @@ def test_without_lists_patients_are_dealt_and_that_is_said(nih: Path) -> None:
     manifest, report = read(nih)
     check_patients(manifest)
     assert set(manifest.splits) == {"train", "val", "test"}
-    assert "there is no test_list.txt: split by patient, not comparable with published numbers" in report.notes
+    assert {"there is no test_list.txt", NO_SPLIT} <= set(report.notes)
     assert manifest.info["split"]["how"] == "by patient"
 
 
@@ -203,7 +204,7 @@ def test_films_in_no_list_are_in_no_split_and_that_is_said(nih: Path) -> None:
     manifest, report = read(nih)
     assert manifest.record(4).split is None
     assert report.splits["none"] == 1
-    assert "1 films are in neither list (first: 00000004_000): in no split" in report.notes
+    assert "1 films are in none of the dataset's lists (first: 00000004_000): in no split" in report.notes
 
 
 def test_nothing_is_dropped_in_silence(nih: Path) -> None:
@@ -237,7 +238,7 @@ def test_nothing_is_dropped_in_silence(nih: Path) -> None:
     odd = manifest.record(6)
     assert (odd.view, odd.sex) == ("UNKNOWN", None)
     assert "3 image files belong to no usable row of the table" in report.notes
-    assert "1 films have a view other than PA and AP: set to UNKNOWN" in report.notes
+    assert "1 films have a view other than PA, AP and lateral: UNKNOWN (LL 1)" in report.notes
     text = "\n".join(report.lines())
     assert all(reason in text for reason in report.dropped)
     assert all(note in text for note in report.notes)
@@ -326,7 +327,7 @@ def test_a_broken_folder_is_one_line(nih: Path, message: str) -> None:
     ("name", "root", "ontology", "message"),
     [
         ("nhi", ".", "nih14", "There is no source 'nhi'. Did you mean 'nih'?"),
-        ("zebra", ".", "nih14", "Sources: nih."),
+        ("zebra", ".", "nih14", "Sources: nih, "),
         ("nih", "nowhere", "nih14", "nowhere is not a folder."),
         ("nih", ".", "nih15", "nih15"),
     ],

@@ -13,7 +13,8 @@ from fake_predictor import FakePredictor
 from PIL import Image
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from cxr_mtl.data.manifest import load_manifest, make_manifest, save_manifest
+from cxr_mtl.data.manifest import make_manifest
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import DataError

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from cxr_mtl.bundle import load_bundle
 from cxr_mtl.config import load_config
-from cxr_mtl.data.manifest import load_manifest, save_manifest
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.split import split_by_patient
 from cxr_mtl.data.synthetic import write_study_set

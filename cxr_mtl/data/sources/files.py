@@ -12,9 +12,22 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+
+
+def find_table(root: Path, patterns: Sequence[str], *, hint: str) -> Path:
+    """The first file below the root that matches one of some patterns, in their order.
+
+    Raises:
+        DataError: there is none.
+    """
+    for pattern in patterns:
+        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return found[0]
+    raise DataError(f"{root} has no {patterns[0]}.", hint=hint)
 
 
 def read_table(path: Path, *, needed: Sequence[str] = (), positional: int = 0) -> pd.DataFrame:
@@ -92,6 +105,39 @@ class Films:
     def find(self, name: str) -> str | None:
         """Path relative to the root; the exact name before another extension."""
         return self._by_name.get(name) or self._by_stem.get(name.rpartition(".")[0])
+
+
+def keep_films(rows: pd.DataFrame, root: Path, tally: Tally, *, allow_missing_images: bool, hint: str) -> pd.DataFrame:
+    """The rows whose film is there, under its own name or with another image's suffix; the others are counted.
+
+    Args:
+        rows: with ``image_path``, relative to the root.
+        allow_missing_images: keep rows without a film, and note how many they are.
+
+    Raises:
+        DataError: no film at all is there, and that is not allowed.
+    """
+    given = rows["image_path"].tolist()
+    paths = [_there(root, path) for path in given]
+    missing = [found is None for found in paths]
+    if allow_missing_images:
+        if num := sum(missing):
+            tally.note(f"{num:,} films are kept although their file is missing")
+        return rows.assign(image_path=[found or path for found, path in zip(paths, given, strict=True)])
+    if all(missing):
+        first = given[0] if given else "any film"
+        raise DataError(f"No film that the table names is in {root}, first: {first}.", hint=hint)
+    tally.drop("film is not in the folder", [path for path, lost in zip(given, missing, strict=True) if lost])
+    kept = rows[[not lost for lost in missing]].reset_index(drop=True)
+    return kept.assign(image_path=[path for path in paths if path is not None])
+
+
+def _there(root: Path, path: str) -> str | None:
+    if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 - hundreds of thousands of names: a Path each costs seconds
+        return path
+    stem = path.rpartition(".")[0]
+    others = (stem + suffix for suffix in sorted(IMAGE_SUFFIXES))
+    return next((other for other in others if stem and os.path.isfile(f"{root}/{other}")), None)  # noqa: PTH113
 
 
 def _one_line(err: BaseException) -> str:

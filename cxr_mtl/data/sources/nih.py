@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from cxr_mtl.data.manifest import Manifest, make_manifest
+from cxr_mtl.data.sources.columns import read_ages, read_sexes, read_views
 from cxr_mtl.data.sources.files import Films, read_list, read_table, short_hash
-from cxr_mtl.data.sources.report import ImportReport, Tally, make_report
-from cxr_mtl.data.split import carve_validation, check_patients, split_by_patient, with_split
+from cxr_mtl.data.sources.found import Found
+from cxr_mtl.data.sources.labels import stated_words
+from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
-from cxr_mtl.types import ABSENT, PRESENT, Box, Record
+from cxr_mtl.types import Box
 
 NAME = "nih"
 FRAME = 1024
@@ -47,40 +47,45 @@ _COLUMNS = (
     "View Position",
 )
 _OLDEST = 100
-_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
-_FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 _HINT = "Put NIH's own files there: nihcc.app.box.com/v/ChestXray-NIHCC."
 
 
-def import_nih(
-    root: Path, ontology: Ontology, *, allow_missing_images: bool = False, seed: int = 0, validation: float = 0.12
-) -> tuple[Manifest, ImportReport]:
+def read_nih(root: Path, ontology: Ontology, tally: Tally, *, allow_missing_images: bool) -> Found:
     """Read the folder.
 
     Args:
         allow_missing_images: keep rows without a film.
-        seed: of the patients who become validation, and of the split where NIH's lists are missing.
-        validation: share of the films of the training list to validate on; 0 for none.
 
     Raises:
         DataError: a table or the films are missing or cannot be read.
     """
-    tally, table = Tally(), _label_file(root)
+    table = _label_file(root)
     info: dict[str, Any] = {
-        "source": NAME,
         "label_file": table.name,
         "label_version": "v2020" if "v2020" in table.name else "2017",
         "label_sha256": short_hash(table),
     }
     tally.note(f"labels from {table.name} ({info['label_version']}, sha256 {info['label_sha256']})")
     rows = _find_films(root, _read_entries(table, tally), allow_missing_images, tally)
-    rows = rows.assign(labels=pd.Series(_labels(rows, ontology, tally), rows.index, dtype=object))
-    rows = rows[rows["labels"].notna()]
+    words = [[word.strip() for word in text.split("|")] for text in rows["Finding Labels"]]
+    known = {label.casefold() for label in LABELS}
+    stated, bad, unlisted = stated_words(words, NAME, ontology, tally, known=known)
+    tally.drop("row has a label that NIH does not have", (rows["Image Index"] + " " + rows["Finding Labels"])[bad])
+    if bad.all():
+        raise DataError("Every row of the table has a label that NIH does not have.", hint=_HINT)
+    rows = rows[~bad]
     boxes = _boxes(root, rows, ontology, info, tally)
-    manifest = make_manifest(_records(rows, boxes, tally), root, ontology, info)
-    manifest = _split(root, manifest, seed, validation, tally)
-    return manifest, make_report(NAME, manifest, tally)
+    split, how = _split(root, rows, tally)
+    return Found(
+        rows=_columns(rows, boxes, tally).assign(split=pd.Series(split, dtype=object)),
+        stated=stated[~bad],
+        info=info,
+        labelled=ontology.labelled_by(NAME),
+        boxed=tuple(sorted({box.finding for film in boxes.values() for box in film})),
+        split_how=how,
+        unlisted=unlisted[~bad],
+    )
 
 
 def _label_file(root: Path) -> Path:
@@ -137,29 +142,6 @@ def _find_films(root: Path, rows: pd.DataFrame, allow_missing: bool, tally: Tall
     return rows.assign(path=pd.Series(paths, rows.index, dtype="str"))[~missing]
 
 
-def _labels(rows: pd.DataFrame, ontology: Ontology, tally: Tally) -> list[Mapping[str, float] | None]:
-    """Labels of each row; None where one is not NIH's, for then a finding that is not listed need not be absent."""
-    absent = dict.fromkeys(ontology.labelled_by(NAME), ABSENT)
-    known: dict[str, Mapping[str, float] | None] = {}
-    left_out: set[str] = set()
-    # 112,120 rows hold fewer than a thousand different texts.
-    for text in rows["Finding Labels"].unique():
-        raw = [name.strip() for name in text.split("|")]
-        found = {name: ontology.find(NAME, name) for name in raw}
-        strange = [name for name, finding in found.items() if finding is None and name not in LABELS]
-        left_out |= {name for name, finding in found.items() if finding is None and name in LABELS}
-        stated = absent | {finding: PRESENT for finding in found.values() if finding is not None}
-        known[text] = None if strange else ontology.complete(stated, NAME)
-    if left_out:
-        tally.note(f"ontology {ontology.name} has no {', '.join(sorted(left_out))}: these labels were left out")
-    labels = [known[text] for text in rows["Finding Labels"]]
-    bad = np.asarray([one is None for one in labels], dtype=bool)
-    tally.drop("row has a label that NIH does not have", (rows["Image Index"] + " " + rows["Finding Labels"])[bad])
-    if bad.all():
-        raise DataError("Every row of the table has a label that NIH does not have.", hint=_HINT)
-    return labels
-
-
 def _boxes(
     root: Path, rows: pd.DataFrame, ontology: Ontology, info: dict[str, Any], tally: Tally
 ) -> dict[str, list[Box]]:
@@ -183,64 +165,37 @@ def _boxes(
         elif stem not in rows.index:
             tally.drop("box of a film that was left out or is in no row", [name])
         else:
-            boxes.setdefault(stem, []).append(Box(finding, x, y, x + w, y + h))
+            boxes.setdefault(stem, []).append(Box(finding, float(x), float(y), float(x + w), float(y + h)))
     return boxes
 
 
-def _records(rows: pd.DataFrame, boxes: Mapping[str, list[Box]], tally: Tally) -> list[Record]:
-    ages = _ages(rows["Patient Age"], tally)
-    views = rows["View Position"].str.upper().where(lambda view: view.isin(["PA", "AP"]), "UNKNOWN")
-    if num := int((views == "UNKNOWN").sum()):
-        tally.note(f"{num:,} films have a view other than PA and AP: set to UNKNOWN")
+def _columns(rows: pd.DataFrame, boxes: Mapping[str, list[Box]], tally: Tally) -> pd.DataFrame:
     patients = rows["Patient ID"].str.removesuffix(".0")
-    studies = patients + "_" + rows["Follow-up #"].str.removesuffix(".0")
-    columns = (rows["path"], patients, studies, views, ages, rows["Patient Gender"].str.upper(), rows["labels"])
-    return [
-        Record(
-            image_path=path,
-            image_id=stem,
-            patient_id=patient,
-            study_id=study,
-            dataset=NAME,
-            view=view,
-            age=age,
-            sex=sex if sex in ("M", "F") else None,
-            width=FRAME,
-            height=FRAME,
-            boxes=tuple(boxes.get(stem, ())),
-            labels=labels,
-        )
-        for stem, path, patient, study, view, age, sex, labels in zip(rows.index, *columns, strict=True)
-    ]
+    return pd.DataFrame(
+        {
+            "image_path": rows["path"],
+            "image_id": rows.index,
+            "patient_id": patients,
+            "study_id": patients + "_" + rows["Follow-up #"].str.removesuffix(".0"),
+            "view": read_views(rows["View Position"], {"PA": "PA", "AP": "AP"}, tally),
+            "age": read_ages(rows["Patient Age"], tally, oldest=_OLDEST),
+            "sex": read_sexes(rows["Patient Gender"]),
+            "width": FRAME,
+            "height": FRAME,
+            "boxes": [tuple(boxes.get(stem, ())) for stem in rows.index],
+        }
+    ).reset_index(drop=True)
 
 
-def _ages(column: pd.Series[str], tally: Tally) -> NDArray[np.float64]:
-    """Years. NIH writes 58, copies 058Y, 018M or 010D; the original table has ages above 100: errors of unit."""
-    parts = column.str.upper().str.extract(r"^(\d+(?:\.\d+)?)\s*([YMWD]?)$")
-    years = (pd.to_numeric(parts[0], errors="coerce") * parts[1].map(_YEARS)).to_numpy(np.float64)
-    for what, bad in (("that are no age", np.isnan(years)), (f"above {_OLDEST} years", years > _OLDEST)):
-        if bad.any():
-            tally.note(f"{int(bad.sum()):,} ages {what} (first: {column.index[bad][0]}): set to unknown")
-    return np.where(years > _OLDEST, np.nan, years)
-
-
-def _split(root: Path, manifest: Manifest, seed: int, validation: float, tally: Tally) -> Manifest:
-    """NIH's lists, with validation carved out of training; or patients dealt anew where a list is missing."""
+def _split(root: Path, rows: pd.DataFrame, tally: Tally) -> tuple[list[str | None], dict[str, Any] | None]:
+    """NIH's lists; or nothing where one of them is missing."""
     absent = [name for name in _LISTS.values() if not (root / name).is_file()]
     if absent:
-        tally.note(f"there is no {' and no '.join(absent)}: split by patient, not comparable with published numbers")
-        return split_by_patient(manifest, _FRACTIONS, seed)
+        tally.note(f"there is no {' and no '.join(absent)}")
+        return [None] * len(rows), None
     lists = {split: set(_stems(pd.Series(read_list(root / name)))) for split, name in _LISTS.items()}
     if both := sorted(lists["train"] & lists["test"]):
         raise DataError(f"{len(both)} films are in both lists of {root}, first: {both[0]}.", hint=_HINT)
-    stems = manifest.table["image_id"]
-    split = [next((name for name, members in lists.items() if stem in members), None) for stem in stems]
-    if unlisted := split.count(None):
-        tally.note(f"{unlisted:,} films are in neither list (first: {stems[split.index(None)]}): in no split")
-    how = {"how": "official lists"} | {f"{split}_sha256": short_hash(root / name) for split, name in _LISTS.items()}
-    manifest = with_split(manifest, np.asarray(split, dtype=object), how)
-    check_patients(manifest)
-    if validation and len(set(manifest.where(split="train").patient_ids)) < 2:
-        tally.note("too few patients are in the training list to validate on some of them")
-        return manifest
-    return carve_validation(manifest, validation, seed) if validation else manifest
+    split = [next((name for name, members in lists.items() if stem in members), None) for stem in rows.index]
+    how = {"how": "official lists"} | {f"{name}_sha256": short_hash(root / file) for name, file in _LISTS.items()}
+    return split, how
