@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from cxr_mtl.errors import ConfigError
 
 data = typer.Typer(help="Films and labels: import, check, split, pack.", no_args_is_help=True)
 
@@ -33,12 +35,28 @@ def data_synth(
 
 @data.command("import")
 def data_import(
-    source: Annotated[str, typer.Argument(help="Dataset: nih.")],
-    root: Annotated[Path, typer.Argument(help="The dataset's folder, as it was unpacked.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write (.parquet).")],
+    source: Annotated[
+        str,
+        typer.Argument(help="nih chexpert mimic padchest vindr vinbigdata rsna kermany; your own films: folders csv."),
+    ],
+    root: Annotated[Path | None, typer.Argument(help="The dataset's folder, as it was unpacked.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Manifest to write (.parquet).")] = None,
     ontology: Annotated[str, typer.Option(help="Name or YAML file of the tree of findings.")] = "thorax",
-    seed: Annotated[int, typer.Option(min=0, help="Of the validation split where the dataset has none.")] = 0,
+    views: Annotated[str | None, typer.Option(help="Keep only these, such as PA,AP. Also: LATERAL, UNKNOWN.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the splits that the dataset does not state.")] = 0,
+    validation: Annotated[
+        float,
+        typer.Option(min=0, max=0.5, help="Share of official training films to validate on, where none are stated."),
+    ] = 0.12,
     allow_missing_images: Annotated[bool, typer.Option(help="Keep labels whose film is not there.")] = False,
+    name: Annotated[str | None, typer.Option(help="folders, csv: what to call your dataset.")] = None,
+    template: Annotated[bool, typer.Option("--template", help="csv: print a table to fill in.")] = False,
+    exclusive: Annotated[bool | None, typer.Option(help="folders: a film shows only its own class.")] = None,
+    patient_pattern: Annotated[str | None, typer.Option(help="folders: regex of the patient in a path.")] = None,
+    readers: Annotated[str | None, typer.Option(help="vindr, vinbigdata: any, majority or fusion.")] = None,
+    labeller: Annotated[str | None, typer.Option(help="mimic: chexpert, negbio; chexpert: also chexbert.")] = None,
+    radiologist: Annotated[bool | None, typer.Option(help="mimic: radiologists' labels where there are any.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="rsna: its JSON of which NIH film each is.")] = None,
 ) -> None:
     """Read a dataset's own tables into a manifest, and say what was kept and dropped.
 
@@ -47,11 +65,74 @@ def data_import(
     from cxr_mtl.data.manifest_file import save_manifest
     from cxr_mtl.data.sources import import_source
 
+    if template:
+        from cxr_mtl.data.sources.csv_table import template as csv_template
+        from cxr_mtl.ontology import load_ontology
+
+        print(csv_template(load_ontology(ontology)), end="")
+        return
+    if root is None or out is None:
+        raise ConfigError(
+            "data import wants a folder and --out.", hint="cxr-mtl data import nih /data/nih --out nih.parquet"
+        )
+    own: dict[str, Any] = {
+        "exclusive": exclusive,
+        "patient_pattern": patient_pattern,
+        "readers": readers,
+        "labeller": labeller,
+        "mapping": mapping,
+        "radiologist": radiologist,
+    }
     manifest, report = import_source(
-        source, root, ontology=ontology, allow_missing_images=allow_missing_images, seed=seed
+        source,
+        root,
+        ontology=ontology,
+        allow_missing_images=allow_missing_images,
+        views=None if views is None else [view.strip().upper() for view in views.split(",")],
+        seed=seed,
+        validation=validation,
+        dataset=name,
+        **{option: value for option, value in own.items() if value is not None},
     )
     save_manifest(manifest, out)
     print("\n".join([*report.lines(), f"Wrote {out}. Next: cxr-mtl data doctor {out}"]))
+
+
+@data.command("curate")
+def data_curate(
+    config: Annotated[Path, typer.Option("--config", "-c", help="Run file with a section data.curate.")],
+    root: Annotated[Path, typer.Argument(help="The dataset's folder, as it was unpacked.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value")] = None,
+    allow_missing_images: Annotated[bool, typer.Option(help="Keep labels whose film is not there.")] = False,
+) -> None:
+    """Make the manifest of a run file: a dataset, and the rules by which its films are chosen.
+
+    Example: cxr-mtl data curate -c configs/lung10_nih.yaml /data/nih
+    """
+    from cxr_mtl.config import load_config
+    from cxr_mtl.data.curate import write_curated
+
+    run = load_config(config, settings or [])
+    print("\n".join(write_curated(run.data, root, allow_missing_images=allow_missing_images)))
+
+
+@data.command("merge")
+def data_merge(
+    manifests: Annotated[list[Path], typer.Argument(help="Two manifests or more.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write (.parquet).")],
+) -> None:
+    """Make one manifest of several: each film keeps its split, and what its dataset does not label stays unknown.
+
+    Example: cxr-mtl data merge nih.parquet kermany.parquet --out both.parquet
+    """
+    from cxr_mtl.data.manifest_file import load_manifest, save_manifest
+    from cxr_mtl.data.merge import merge_manifests
+    from cxr_mtl.data.sources.report import Tally, make_report
+
+    merged = merge_manifests([load_manifest(path) for path in manifests])
+    save_manifest(merged, out)
+    lines = make_report(merged.ontology.name, merged, Tally()).lines()
+    print("\n".join([*lines, f"Wrote {out}. Next: cxr-mtl data doctor {out}"]))
 
 
 @data.command("doctor")
@@ -87,6 +168,8 @@ def data_split(
     val: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=1)] = 0.2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    like: Annotated[Path | None, typer.Option(help="Take the splits of this split.csv instead.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the split as a file of its own.")] = None,
 ) -> None:
     """Split a manifest anew by patient, findings in proportion; replaces the split it had.
 
@@ -94,12 +177,18 @@ def data_split(
     """
     from cxr_mtl.data.manifest_file import load_manifest, save_manifest
     from cxr_mtl.data.split import split_by_patient, split_hash
+    from cxr_mtl.data.split_file import split_text, take_split
 
-    shares = {"train": train, "val": val, "test": test}
-    done = split_by_patient(load_manifest(manifest), shares, seed)
+    loaded = load_manifest(manifest)
+    done = (
+        take_split(loaded, like) if like else split_by_patient(loaded, {"train": train, "val": val, "test": test}, seed)
+    )
     save_manifest(done, manifest)
-    counts = done.table["split"].value_counts().to_dict()
-    print(f"{manifest}: {counts}, split {split_hash(done)[:12]}, seed {seed}.")
+    if save:
+        save.write_text(split_text(done), encoding="utf-8")
+    counts = done.table["split"].fillna("none").value_counts().to_dict()
+    told = ", ".join(f"{name} {num:,}" for name, num in counts.items())
+    print(f"{manifest}: {told}; split {split_hash(done)[:12]}, {f'like {like}' if like else f'seed {seed}'}.")
 
 
 @data.command("pack")

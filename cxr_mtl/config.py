@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from cxr_mtl.config_data import DataConfig, Section
 from cxr_mtl.errors import ConfigError
 from cxr_mtl.paths import configs_dir
 
@@ -21,20 +22,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
-
-
-class DataConfig(_Section):
-    manifest: Path
-    """Parquet file written by `cxr-mtl data import`; relative paths start at the working directory."""
-    pack: Path | None = None
-    """Folder of decoded films; None makes one beside the manifest."""
-    min_positives: Annotated[int, Field(ge=1)] = 5
-    """A finding with fewer present (or absent) films in the training split is not trained and answers `not_trained`."""
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     encoder: str = "convnext_atto"
     """Any timm model that gives a feature pyramid: convnext*, swin*, and most CNNs."""
     encoder_args: dict[str, Any] = Field(default_factory=dict)
@@ -67,14 +55,14 @@ class ModelConfig(_Section):
         return value
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     findings: NotNegative = 1.0
     hierarchy: NotNegative = 1.0
     boxes: NotNegative = 1.0
     """Weights of the three heads' losses; 0 leaves a head untrained."""
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     rotate: Annotated[float, Field(ge=0, le=45)] = 10.0
     """Largest rotation either way, degrees."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
@@ -87,7 +75,7 @@ class AugmentConfig(_Section):
     """Standard deviation of added noise, in units of the 0 to 1 range."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Films per optimizer step, over all ranks and accumulation steps."""
@@ -108,7 +96,7 @@ class TrainConfig(_Section):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the run folder and, later, the model."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -219,11 +207,18 @@ def _explain(error: ValidationError) -> str:
 
 
 def _did_you_mean(location: tuple[str | int, ...]) -> str:
-    section: type[BaseModel] = RunConfig
+    section: type[BaseModel] | None = RunConfig
     for part in location[:-1]:
-        found = section.model_fields[str(part)].annotation
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            return ""
-        section = found
+        if section is not None and isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) if part in section.model_fields else None
+    if section is None:
+        return ""
     close = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
     return f" Did you mean '{close[0]}'?" if close else f" Known here: {', '.join(section.model_fields)}."
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a setting holds, be it optional or one of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)

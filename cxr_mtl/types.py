@@ -74,6 +74,7 @@ class Radiograph:
         inverted: True where the file stores dense as dark (MONOCHROME1) and was turned round.
         sha256: of the submitted bytes.
         notes: what reading did, in words, such as the window applied.
+        view: what the file says: ``PA``, ``AP``, ``LATERAL`` or ``UNKNOWN``; PNG and JPEG do not say it.
     """
 
     pixels: NDArray[np.float32]
@@ -81,6 +82,7 @@ class Radiograph:
     inverted: bool
     sha256: str
     notes: tuple[str, ...] = ()
+    view: str = "UNKNOWN"
 
     @property
     def height(self) -> int:

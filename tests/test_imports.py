@@ -12,10 +12,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "cxr_mtl"
 FLOORS = [
     {"errors", "types", "paths", "__init__"},
-    {"ontology_yaml"},
-    {"ontology_draft"},
-    {"ontology_complete"},
     {"ontology"},
+    {"config_data"},
     {"config"},
     {"data", "model", "losses", "metrics"},
     {"bundle", "engine"},

@@ -11,10 +11,11 @@ A value is found by its tag, an int such as 0x00280010 for (0028,0010).
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-from cxr_mtl.data.refuse import RESEND, refuse
+from cxr_mtl.data.refuse import MAX_BYTES, RESEND, refuse
 from cxr_mtl.errors import ImageError
 
 IMPLICIT_LITTLE, EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -53,15 +54,29 @@ class Elements:
 
     def text(self, tag: int) -> str:
         """First value as ASCII, upper case, without padding; empty where there is none."""
-        return self.values.get(tag, b"").decode("ascii", "replace").split("\\")[0].strip(" \0\t\r\n").upper()
+        return self.texts(tag)[0]
+
+    def texts(self, tag: int) -> list[str]:
+        """All values, each as ``text`` gives the first."""
+        whole = self.values.get(tag, b"").decode("ascii", "replace")
+        return [part.strip(" \0\t\r\n").upper() for part in whole.split("\\")]
 
     def number(self, tag: int) -> float | None:
         """First value of a decimal or integer string; None where it is absent, no number or not finite."""
-        try:
-            value = float(self.text(tag))
-        except ValueError:
-            return None
-        return value if abs(value) < 1e30 else None  # also false for nan
+        return next(iter(self.numbers(tag)), None)
+
+    def numbers(self, tag: int) -> list[float]:
+        """The values of a decimal or integer string, up to the first that is no number or not finite."""
+        found: list[float] = []
+        for text in self.texts(tag):
+            try:
+                value = float(text)
+            except ValueError:
+                break
+            if not abs(value) < 1e30:  # also true for nan
+                break
+            found.append(value)
+        return found
 
     def short(self, tag: int, *, signed: bool = False) -> int | None:
         """First 16-bit integer; None where it is absent."""
@@ -93,18 +108,33 @@ def read_elements(data: bytes, wanted: Set[int], sequences: Set[int]) -> Element
         The elements; ``frame`` is None where the file ends without pixel data.
 
     Raises:
-        ImageError: ``truncated``, ``corrupt`` or ``unsupported_compression``.
+        ImageError: ``truncated``, ``corrupt`` or ``too_large``.
     """
     at = 132 if data[128:132] == b"DICM" else 0
     meta = Elements()
     at = _Walker(data, "<", {_TRANSFER_SYNTAX}, set()).walk(meta, at, len(data), explicit=True, only_group=2)
     syntax = meta.text(_TRANSFER_SYNTAX)
     if syntax == DEFLATED:
-        raise refuse("unsupported_compression", "is a deflated DICOM file", "Save it uncompressed or as JPEG 2000.")
+        data, at, syntax = _inflate(data, at), 0, EXPLICIT_LITTLE
     order, explicit = _encoding(data[at : at + 6], syntax)
     found = Elements(order=order, syntax=syntax or (EXPLICIT_LITTLE if order == "<" else EXPLICIT_BIG))
     _Walker(data, order, wanted, sequences).walk(found, at, len(data), explicit=explicit)
     return found
+
+
+def _inflate(data: bytes, at: int) -> bytes:
+    """The data set of a deflated file, which may not be larger than a file may be."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data_set = stream.decompress(memoryview(data)[at:], MAX_BYTES + 1)
+    except zlib.error as error:
+        raise _corrupt("is deflated and damaged") from error
+    if len(data_set) > MAX_BYTES:
+        limit = f"{MAX_BYTES // 1_000_000} MB"
+        raise refuse("too_large", f"is a deflated DICOM file of more than {limit}", "Send a single film.")
+    if not stream.eof:
+        raise _truncated()
+    return data_set
 
 
 def _encoding(first: bytes, syntax: str) -> tuple[str, bool]:

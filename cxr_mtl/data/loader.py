@@ -18,7 +18,7 @@ from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack
 from cxr_mtl.errors import DataError
-from cxr_mtl.types import UNCERTAIN, Batch, Box
+from cxr_mtl.types import Batch, Box
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Examples:
     Attributes:
         pack: the films.
         rows: (M,) rows of the manifest that are used, readable ones only.
-        labels: (N, C) 1 present, 0 absent, nan unknown, after propagation along the tree.
+        labels: (N, C) 0 to 1, nan unknown, after a label policy.
         boxes: N arrays (K, 4) xyxy in the input frame.
         box_findings: N arrays (K,) index into D.
         has_boxes: (N,) bool; somebody drew boxes on this film.
@@ -59,13 +59,9 @@ class Examples:
         )
 
 
-def training_labels(manifest: Manifest) -> NDArray[np.float32]:
-    """(N, C) labels as training and metrics use them: uncertain is unknown, presence climbs the tree."""
-    labels = manifest.ontology.propagate(manifest.labels())
-    return np.where(labels == UNCERTAIN, np.nan, labels).astype(np.float32)
-
-
-def make_examples(manifest: Manifest, pack: Pack, split: str, box_findings: Sequence[str]) -> Examples:
+def make_examples(
+    manifest: Manifest, pack: Pack, split: str, box_findings: Sequence[str], labels: NDArray[np.float32]
+) -> Examples:
     """Everything training needs of one split.
 
     Args:
@@ -73,8 +69,8 @@ def make_examples(manifest: Manifest, pack: Pack, split: str, box_findings: Sequ
         pack: decoded films.
         split: ``train``, ``val`` or ``test``.
         box_findings: the D findings boxes are learned for; boxes of others are left out.
+        labels: (N, C) targets to learn from, or labels to measure by; see ``data.policy``.
     """
-    labels = training_labels(manifest)
     column = [manifest.ontology.index(name) for name in box_findings]
     order = {name: d for d, name in enumerate(box_findings)}
     boxes, findings = [], []

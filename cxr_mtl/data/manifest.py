@@ -80,12 +80,15 @@ class Manifest:
     def labelled(self, dataset: str) -> frozenset[str]:
         """The findings that a dataset speaks of; of all others it says nothing."""
         stated = self.info.get("datasets", {}).get(dataset, {}).get("labelled")
-        return frozenset(self.ontology.labelled_by(dataset) if stated is None else stated)
+        if stated is None and not (stated := self.ontology.labelled_by(dataset)):
+            known = ~np.isnan(self.labels()[(self.table["dataset"] == dataset).to_numpy(bool)]).all(axis=0)
+            stated = [name for name, labels in zip(self.ontology.names, known, strict=True) if labels]
+        return frozenset(stated)
 
     def boxed(self, dataset: str) -> frozenset[str]:
-        """The findings that a dataset draws boxes for; where they are exhaustive, no box means absent for these."""
+        """The findings that a dataset draws boxes for, all unless it says which; no box may mean absent for these."""
         stated = self.info.get("datasets", {}).get(dataset, {}).get("boxed")
-        return self.labelled(dataset) if stated is None else frozenset(stated)
+        return frozenset(self.ontology.names if stated is None else stated)
 
     @property
     def splits(self) -> NDArray[np.object_]:
@@ -96,6 +99,32 @@ class Manifest:
     def frames(self) -> NDArray[np.float64]:
         """(N, 2) width and height of the frame that boxes are in; nan unknown."""
         return self.table[["width", "height"]].to_numpy(np.float64, na_value=np.nan)
+
+    def boxed_exhaustively(self, findings: Sequence[str]) -> NDArray[np.bool_]:
+        """(N, D) whether a film without a box of a finding is known not to show it, for D findings."""
+        exhaustive = np.zeros((len(self), len(findings)), dtype=bool)
+        for dataset, rows in self.table.groupby("dataset").indices.items():
+            boxed = self.boxed(str(dataset))
+            exhaustive[rows] = [name in boxed for name in findings]
+        return exhaustive & self.table["boxes_exhaustive"].to_numpy(bool)[:, None]
+
+    def expressed_in(self, ontology: Ontology) -> Manifest:
+        """The same films with another ontology's findings: what has the same name keeps its label, all else is unknown.
+
+        Boxes keep their findings, known to the other ontology or not; so does what each dataset labels.
+        """
+        labels = self.labels()
+        shared = {name: labels[:, column] for column, name in enumerate(self.ontology.names)}
+        rows = self.table[list(COLUMNS)]
+        unknown = np.full(len(self), np.nan, dtype=np.float32)
+        columns = {LABEL + name: shared.get(name, unknown) for name in ontology.names}
+        datasets = {
+            str(name): self.info.get("datasets", {}).get(name, {})
+            | {"labelled": sorted(self.labelled(str(name))), "boxed": sorted(self.boxed(str(name)))}
+            for name in self.table["dataset"].unique()
+        }
+        table = pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)
+        return Manifest(table, self.root, ontology, self.info | {"datasets": datasets})
 
     def path(self, i: int) -> Path:
         """Where film ``i`` lies."""

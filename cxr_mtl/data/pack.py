@@ -1,8 +1,14 @@
-"""A pack: films decoded once, as the model will see them, in one file that maps into memory.  N films, S input side.
+"""A pack: films decoded once, as the model will see them, in one file that maps into memory.
+
+N films of a manifest, P films of a pack, S input side.
 
 Training reads random films thousands of times; decoding a PNG costs some hundred times more than reading the same film
-from a memory map (facts: 150 against 50,000 films a second and core at 512 px). A plain array is enough: it needs no
-library, several processes share its pages, and a batch is one indexed read.
+from a memory map. A plain array beats the shard libraries on a disk that can be mapped (``benchmarks/data.py``): it
+needs no library, several processes share its pages, a batch is one indexed read in any order, and so the order of an
+epoch stays a pure function of the seed. Shards are for object stores, where nothing can be mapped.
+
+The folder holds the films and an index that is written last and names their file, so a folder without an index is
+unfinished; ``pack_draft`` says how it grows. A pack may hold more films than a manifest asks for.
 """
 
 from __future__ import annotations
@@ -20,27 +26,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.pack_draft import Decode, Draft, Film, alone, checksum
+from cxr_mtl.data.pack_index import FORMAT, named, places, read_index, stamps, write_index
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError, ImageError
 
-IMAGES, INDEX = "images.npy", "index.json"
-FORMAT = 1  # of what decoding gives; a change of to_input or read_image raises it
-WINDOW = 256  # films decoded between two writes to the progress callback
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Decoded films of a manifest, row for row.
+    """Decoded films of a manifest.
 
     Attributes:
-        images: (N, S, S) uint8, mapped from disk.
+        images: (P, S, S) uint8, mapped from disk.
+        at: (N,) where in ``images`` each film of the manifest is.
         sizes: (N, 2) int32, width and height of each film's own file.
         usable: (N,) bool; False where the film could not be read.
         unread: reason by image id of those.
     """
 
     images: NDArray[np.uint8]
+    at: NDArray[np.int64]
     sizes: NDArray[np.int32]
     usable: NDArray[np.bool_]
     unread: dict[str, str]
@@ -49,18 +57,27 @@ class Pack:
     def side(self) -> int:
         return int(self.images.shape[1])
 
+    def films(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(B, S, S) copies of the films of some rows of the manifest."""
+        return np.asarray(self.images[self.at[rows]])
 
-def fingerprint(manifest: Manifest, side: int) -> str:
-    """Changes when the list of films, a film's file or the input side does."""
-    digest = hashlib.sha256(json.dumps([FORMAT, side]).encode())
-    for row, name in enumerate(manifest.table["image_path"]):
-        try:
-            status = manifest.path(row).stat()
-            stamp = (status.st_size, int(status.st_mtime))  # whole seconds: what copying keeps
-        except OSError:
-            stamp = (0, 0)  # not there; decoding will say so
-        digest.update(json.dumps([str(name), *stamp]).encode())
-    return digest.hexdigest()
+
+@dataclass(frozen=True)
+class BadBlock:
+    """Films whose bytes are not those that were packed.
+
+    Attributes:
+        rows: of the pack.
+        first: path of the first film.
+        last: path of the last.
+    """
+
+    rows: range
+    first: str
+    last: str
+
+    def __str__(self) -> str:
+        return f"films {self.rows.start} to {self.rows.stop - 1} ({self.first} to {self.last}) are damaged"
 
 
 def pack_folder(manifest_path: Path, side: int) -> Path:
@@ -74,86 +91,165 @@ def make_pack(
     out: Path,
     *,
     workers: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
+    verify: bool = False,
 ) -> Pack:
-    """Decode every film of a manifest; a pack that is already complete is opened instead.
+    """Decode every film of a manifest; what the folder holds already, finished or not, is not decoded again.
+
+    Processes that pack the same folder take turns, and the second finds the work done. Films of an older pack that have
+    not changed since are copied from it.
 
     Args:
         manifest: films to decode.
         side: S, pixels.
-        out: folder to write. The index is written last, so a folder without one is unfinished and is made anew.
-        workers: decoding threads; None for one a core.
+        out: folder to write.
+        workers: decoding threads; None for one a core. Decoders release the GIL.
         progress: called with the number of films done since its last call.
+        verify: check the bytes of a finished pack, and decode damaged blocks again.
 
     Raises:
-        DataError: no film could be read, or the disk is full.
+        DataError: no film could be read, or the disk is full; running it again goes on from there.
     """
-    mark = fingerprint(manifest, side)
-    if made_of(out) == mark:
-        return open_pack(out)
-    draft = out / f"{IMAGES}.{os.getpid()}.part"  # of this process alone: another run may be packing the same films
     try:
+        if not verify and (ready := find_pack(out, manifest, side)):
+            return ready
         out.mkdir(parents=True, exist_ok=True)
-        images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(manifest), side, side))
-        sizes, unread = _decode_all(manifest, images, workers or os.cpu_count() or 1, progress)
-        images.flush()
-        # Renamed, not written in place: another run may have the old films mapped.
-        (out / INDEX).unlink(missing_ok=True)
-        draft.replace(out / IMAGES)
+        with alone(out):
+            ready = find_pack(out, manifest, side)
+            if ready is None or (verify and verify_pack(out)):
+                _pack(manifest, side, out, workers or os.cpu_count() or 1, progress or (lambda _: None))
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise DataError(f"{out}: the pack could not be written: {error.strerror}.", hint="Free some disk.") from None
-    if len(unread) == len(manifest):
-        first = next(iter(unread.values()))
-        raise DataError(f"None of the {len(manifest)} films could be read; first: {first}", hint="Check the root.")
-    index: dict[str, Any] = {"fingerprint": mark, "side": side, "sizes": sizes.tolist(), "unread": unread}
-    index["ids"] = [str(i) for i in manifest.table["image_id"]]
-    part = out / (INDEX + ".part")
-    part.write_text(json.dumps(index))
-    part.replace(out / INDEX)
-    return open_pack(out)
+        raise DataError(
+            f"{out}: the pack could not be written: {error.strerror or error}.",
+            hint="Free some disk and run this again: it goes on where it stopped.",
+        ) from None
+    return open_pack(out, manifest)
 
 
-def made_of(folder: Path) -> str | None:
-    """Fingerprint of the films in a finished pack; None where there is none."""
-    try:
-        return str(json.loads((folder / INDEX).read_text())["fingerprint"])
-    except (OSError, ValueError, KeyError):
+def find_pack(folder: Path, manifest: Manifest, side: int) -> Pack | None:
+    """The finished pack in a folder, if it holds all films of a manifest as their files are now."""
+    index = read_index(folder)
+    if index is None or index["side"] != side or places(index, manifest, stamps(manifest)) is None:
         return None
+    return open_pack(folder, manifest)
 
 
-def open_pack(folder: Path) -> Pack:
-    """Map a finished pack."""
-    try:
-        index = json.loads((folder / INDEX).read_text())
-        images = np.load(folder / IMAGES, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is not a finished pack: {error}", hint="Remove it and pack again.") from None
-    usable = np.array([name not in index["unread"] for name in index["ids"]], dtype=bool)
-    return Pack(images, np.array(index["sizes"], dtype=np.int32).reshape(-1, 2), usable, index["unread"])
+def is_pack(folder: Path) -> bool:
+    """Whether there is a finished pack of any films in a folder."""
+    return read_index(folder) is not None
 
 
-def _decode_all(
-    manifest: Manifest, images: NDArray[np.uint8], workers: int, progress: Callable[[int], object] | None
-) -> tuple[NDArray[np.int32], dict[str, str]]:
-    sizes = np.zeros((len(manifest), 2), dtype=np.int32)
-    unread: dict[str, str] = {}
-    ids = [str(i) for i in manifest.table["image_id"]]
+def open_pack(folder: Path, manifest: Manifest) -> Pack:
+    """Map the films of a manifest from a finished pack, which may hold others too.
 
-    def decode(row: int) -> None:
+    The films' files need not be there any more; ``find_pack`` is what looks whether they are the same.
+
+    Raises:
+        DataError: not a finished pack, or some film is not in it.
+    """
+    index, images = _open(folder)
+    at = places(index, manifest)
+    if at is None:
+        raise DataError(f"{folder} does not hold all films of the manifest.", hint="Pack them with: cxr-mtl data pack.")
+    ids = manifest.table["image_id"].to_numpy(str)
+    reasons = {int(row): reason for row, reason in index["unread"].items()}
+    unread = {str(ids[row]): reasons[place] for row, place in enumerate(at.tolist()) if place in reasons}
+    usable = ~np.isin(at, list(reasons)) if reasons else np.ones(len(at), dtype=bool)
+    sizes = np.array(index["sizes"], dtype=np.int32).reshape(-1, 2)[at]
+    return Pack(images, at, sizes, usable, unread)
+
+
+def verify_pack(folder: Path, progress: Progress | None = None) -> list[BadBlock]:
+    """Read all of a finished pack and compare it with its checksums.
+
+    Args:
+        folder: the pack.
+        progress: called with the number of films read since its last call.
+
+    Raises:
+        DataError: not a finished pack.
+    """
+    index, images = _open(folder)
+    bad = []
+    for start, expected in zip(range(0, len(images), index["block"]), index["sha256"], strict=True):
+        rows = range(start, min(start + index["block"], len(images)))
+        if checksum(images[rows.start : rows.stop]) != expected:
+            bad.append(BadBlock(rows, index["paths"][rows[0]], index["paths"][rows[-1]]))
+        if progress:
+            progress(len(rows))
+    return bad
+
+
+def _pack(manifest: Manifest, side: int, out: Path, workers: int, progress: Progress) -> None:
+    paths, marks = manifest.table["image_path"].astype(str).tolist(), stamps(manifest)
+    digest = hashlib.sha256(json.dumps([FORMAT, side, paths, marks]).encode()).hexdigest()
+    draft = Draft(out, digest[:16], len(manifest), side)
+    with ThreadPoolExecutor(workers) as pool:
+        draft.fill(_decoder(manifest, side, _old_films(out, manifest, side)), pool, progress)
+    films = draft.films()
+    unread = {row: film.reason for row, film in enumerate(films) if film.reason}
+    if len(unread) == len(manifest):
+        draft.remove()
+        raise DataError(f"None of the {len(manifest)} films could be read; first: {unread[0]}", hint="Check the root.")
+    draft.finish()
+    index = {
+        "format": FORMAT,
+        "side": side,
+        "images": draft.images.name,
+        "block": draft.block,
+        "sha256": draft.checksums(),
+        "root": str(manifest.root.resolve()),
+        "paths": paths,
+        "stamps": marks,
+        "sizes": [(film.width, film.height) for film in films],
+        "unread": unread,
+    }
+    write_index(out, index)
+    draft.sweep()
+
+
+def _decoder(manifest: Manifest, side: int, old: dict[str, tuple[NDArray[np.uint8], Film]]) -> Decode:
+    """What fills one place of the pack: a film's own file, or the older pack that has it."""
+    paths = manifest.table["image_path"].astype(str).tolist()
+
+    def decode(row: int, into: NDArray[np.uint8]) -> Film:
+        if paths[row] in old:
+            into[:], known = old[paths[row]]
+            return known
         try:
             film = read_image(manifest.path(row))
         except ImageError as error:
-            unread[ids[row]] = str(error)
-            return
-        images[row], _ = to_input(film.pixels, images.shape[1])
-        sizes[row] = film.width, film.height
+            return Film(0, 0, str(error))
+        into[:], _ = to_input(film.pixels, side)
+        return Film(film.width, film.height)
 
-    # Decoders release the GIL, so threads fill the array in place; windows bound what waits in the queue.
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(manifest), WINDOW):
-            rows = range(start, min(start + WINDOW, len(manifest)))
-            list(pool.map(decode, rows))
-            if progress:
-                progress(len(rows))
-    return sizes, unread
+    return decode
+
+
+def _old_films(folder: Path, manifest: Manifest, side: int) -> dict[str, tuple[NDArray[np.uint8], Film]]:
+    """Films of the folder's older pack that are still good, by path."""
+    index = read_index(folder)
+    if index is None or index["side"] != side:
+        return {}
+    index, images = _open(folder)
+    damaged = {row for block in verify_pack(folder) for row in block.rows}
+    known = {(path, tuple(stamp)): row for row, (path, stamp) in enumerate(named(index))}
+    found = {}
+    for path, stamp in zip(manifest.table["image_path"].astype(str), stamps(manifest), strict=True):
+        row = known.get((path, stamp))
+        if row is not None and row not in damaged and str(row) not in index["unread"]:
+            found[path] = (images[row], Film(*index["sizes"][row]))
+    return found
+
+
+def _open(folder: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    index = read_index(folder)
+    if index is None:
+        raise DataError(f"{folder} is not a finished pack.", hint="Make one with: cxr-mtl data pack.")
+    try:
+        images = np.load(folder / index["images"], mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: its films cannot be mapped: {error}", hint="Remove it and pack again.") from None
+    if images.shape != (len(index["paths"]), index["side"], index["side"]):
+        raise DataError(f"{folder}: its films are not those of its index.", hint="Remove it and pack again.")
+    return index, images

@@ -1,151 +1,22 @@
-"""PNG and JPEG to grey.
-
-The container is walked here first: it gives the size before anything is decoded, finds a file that was cut short, and
-leaves out every part that decoding does not need (text, colour profiles, thumbnails, camera data). So Pillow's
-metadata parsers, which report through process-wide warnings, never run, and its limit on pixels is never touched.
-
-H W pixels.
-"""
+"""PNG and JPEG to grey.  H W pixels."""
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from cxr_mtl.data.refuse import RESEND, check_size, refuse
+from cxr_mtl.data.container import JPEG_MAGIC, PNG_MAGIC, Container, broken, walk_jpeg, walk_png
+from cxr_mtl.data.refuse import refuse
 from cxr_mtl.errors import ImageError
 
-PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-
-_PNG_PARTS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_END_OF_IMAGE, _SCAN, _COMMENT = b"\xff\xd9", 0xDA, 0xFE
-_JPEG_DECODED = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what Pillow decodes
-_JPEG_SIZES = _JPEG_DECODED | {0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7}
-_JPEG_KEPT_APPLICATION = {0xE0, 0xEE}  # JFIF and Adobe say what the channels mean
-_JPEG_BARE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
-_MAX_SCANS = 100  # of a progressive JPEG; usual ones have six to ten, hostile ones thousands
+__all__ = ["JPEG_MAGIC", "PNG_MAGIC", "decode", "walk_jpeg", "walk_png"]  # sources/sizes.py takes them from here
 
 _SPREAD = 24  # of 255: what JPEG chroma and scanner tint make of grey stays under it
 _MAX_COLOURED = 0.02  # of the pixels: room for a coloured marker or a line of text
 _SHALLOW = 16384  # a 16-bit file whose brightest pixel is below it holds 10- to 14-bit data that was never scaled up
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """What walking a file found.
-
-    Attributes:
-        width: as stored, before any turning.
-        height: as stored.
-        orientation: EXIF, 1 to 8.
-        parts: the file without what decoding does not need.
-    """
-
-    width: int
-    height: int
-    orientation: int
-    parts: bytes
-
-
-def walk_png(data: bytes) -> Container:
-    """Size, orientation and the parts to decode. Check sums are verified, so a damaged file is refused, not judged.
-
-    Raises:
-        ImageError: ``truncated``, ``corrupt``, ``too_large`` or ``too_small``.
-    """
-    at, kept, kind, orientation = 8, [data[:8]], b"", 1
-    while kind != b"IEND":
-        if at + 12 > len(data):
-            raise _cut("PNG")
-        (length,) = struct.unpack_from(">L", data, at)
-        kind, stop = data[at + 4 : at + 8], at + 12 + length
-        if (at == 8) != (kind == b"IHDR" and length == 13):
-            raise _broken("PNG")
-        if stop > len(data):
-            raise _cut("PNG")
-        if kind in _PNG_PARTS:
-            if zlib.crc32(memoryview(data)[at + 4 : stop - 4]) != struct.unpack_from(">L", data, stop - 4)[0]:
-                raise _broken("PNG")
-            kept.append(data[at:stop])
-            if kind == b"IHDR":  # at once: a header alone says too large, and nothing after it matters
-                check_size(*struct.unpack_from(">LL", data, 16))
-        elif kind == b"eXIf":
-            orientation = _orientation(data[at + 8 : stop - 4])
-        at = stop
-    width, height = struct.unpack_from(">LL", data, 16)
-    return Container(width, height, orientation, b"".join(kept))
-
-
-def walk_jpeg(data: bytes) -> Container:
-    """Size, orientation and the parts to decode.
-
-    Raises:
-        ImageError: ``truncated``, ``corrupt`` or ``unsupported_compression``.
-    """
-    kept, size, orientation, at = [data[:2]], None, 1, 2
-    for marker, at, stop in _segments(data):
-        if marker in _JPEG_SIZES:
-            if marker not in _JPEG_DECODED or data[at + 4] != 8:
-                what, hint = "is a lossless, arithmetic or 12-bit JPEG", "Save it as PNG or as a usual 8-bit JPEG."
-                raise refuse("unsupported_compression", what, hint)
-            if size is not None:
-                raise _broken("JPEG")
-            size = _jpeg_size(data[at + 4 : stop])
-        elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            orientation = _orientation(data[at + 10 : stop])
-        if marker in _JPEG_KEPT_APPLICATION or not (0xE0 <= marker <= 0xEF or marker == _COMMENT):
-            kept.append(data[at:stop])
-        at = stop
-    end = data.rfind(_END_OF_IMAGE, at)
-    if end < 0:
-        raise _cut("JPEG")
-    if size is None or data.count(b"\xff\xda", at) > _MAX_SCANS:
-        raise _broken("JPEG")
-    kept.append(data[at : end + 2])
-    return Container(*size, orientation, b"".join(kept))
-
-
-def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG, JPEG-LS or JPEG 2000 stream states; None where it is no such stream with one grey.
-
-    Raises:
-        ImageError: ``truncated`` or ``corrupt``.
-    """
-    at = data.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000, bare or in its box
-    if at >= 0 and len(data) >= at + 42:
-        right, bottom, left, top = struct.unpack_from(">LLLL", data, at + 8)
-        (components,) = struct.unpack_from(">H", data, at + 40)
-        return (right - left, bottom - top) if components == 1 else None
-    if data[:3] == JPEG_MAGIC:
-        for marker, start, stop in _segments(data):
-            if marker in _JPEG_SIZES:
-                return _jpeg_size(data[start + 4 : stop])
-    return None
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each part of a JPEG, up to and with the header of its first scan."""
-    at, marker = 2, 0
-    while marker != _SCAN:
-        while data[at : at + 2] == b"\xff\xff":  # padding
-            at += 1
-        if at + 4 > len(data):
-            raise _cut("JPEG")
-        marker = data[at + 1]
-        if data[at] != 0xFF or marker == _END_OF_IMAGE[1]:
-            raise _broken("JPEG")
-        stop = at + 2 if marker in _JPEG_BARE else at + 2 + struct.unpack_from(">H", data, at + 2)[0]
-        if stop > len(data):
-            raise _cut("JPEG")
-        yield marker, at, stop
-        at = stop
 
 
 def decode(container: Container, kind: str) -> tuple[NDArray[np.float32], list[str]]:
@@ -166,10 +37,12 @@ def decode(container: Container, kind: str) -> tuple[NDArray[np.float32], list[s
         with opener(io.BytesIO(container.parts)) as picture:
             picture.load()
             grey, notes = _grey(picture)
+            if kind == "png" and container.parts[24] == 16 and container.parts[25] != 0:  # bits; 0 is grey alone
+                notes.append(_check_shaved(grey))
     except ImageError:
         raise
     except Exception as error:  # a decoder may raise anything on hostile bytes; one file must not end a batch
-        raise _broken(kind.upper()) from error
+        raise broken(kind.upper()) from error
     if container.orientation != 1:
         notes.append("turned upright as its EXIF orientation says; sizes and boxes are those of the upright picture")
         grey = _upright(grey, container.orientation)
@@ -178,7 +51,7 @@ def decode(container: Container, kind: str) -> tuple[NDArray[np.float32], list[s
 
 def _grey(picture: Image.Image) -> tuple[NDArray[np.float32], list[str]]:
     if picture.mode in ("I;16", "I"):
-        return _scale_16_bit(np.asarray(picture))
+        return _scale_16_bit(np.asarray(picture), picture.info.get("transparency"))
     if picture.mode in ("1", "L") and "transparency" not in picture.info:
         return _unit(np.asarray(picture.convert("L"))), []
     notes: list[str] = []
@@ -212,8 +85,24 @@ def _unit(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.multiply(grey, np.float32(1 / 255), dtype=np.float32)
 
 
-def _scale_16_bit(values: NDArray[np.integer]) -> tuple[NDArray[np.float32], list[str]]:
-    top, full, notes = int(values.max()), 65535, []
+def _check_shaved(grey: NDArray[np.float32]) -> str:
+    """The note for 16-bit greys that came as colours or with transparency; Pillow keeps only their upper eight bits.
+
+    Raises:
+        ImageError: ``unsupported``; the upper bits are all but empty.
+    """
+    if grey.max() < _SHALLOW / 65535:
+        what = "is a 16-bit PNG with colours or transparency whose values use few of the bits"
+        raise refuse("unsupported", what, "Save it as a 16-bit grey PNG without transparency.")
+    return "16-bit file with colours or transparency read at 8 bits"
+
+
+def _scale_16_bit(values: NDArray[np.integer], transparent: object) -> tuple[NDArray[np.float32], list[str]]:
+    notes = []
+    if isinstance(transparent, int) and (values == transparent).any():
+        values = np.where(values == transparent, 0, values)
+        notes.append("transparent parts read as black")
+    top, full = int(values.max()), 65535
     if 0 < top < _SHALLOW:
         bits = max(8, top.bit_length())
         full = (1 << bits) - 1
@@ -230,35 +119,3 @@ def _upright(pixels: NDArray[np.float32], orientation: int) -> NDArray[np.float3
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _orientation(exif: bytes) -> int:
-    """The orientation an EXIF block states; 1, upright, where it states none or is broken."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None or len(exif) < 14:
-        return 1
-    (first,) = struct.unpack_from(order + "L", exif, 4)
-    if first + 2 > len(exif):
-        return 1
-    (count,) = struct.unpack_from(order + "H", exif, first)
-    for at in range(first + 2, min(first + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(order + "HHLH", exif, at)
-        if tag == 0x0112 and kind == 3 and number == 1:
-            return int(value) if 1 <= value <= 8 else 1
-    return 1
-
-
-def _jpeg_size(frame: bytes) -> tuple[int, int]:
-    """Width and height out of a JPEG frame header."""
-    if len(frame) < 6:
-        raise _broken("JPEG")
-    _, height, width = struct.unpack_from(">BHH", frame)
-    return width, height
-
-
-def _cut(kind: str) -> ImageError:
-    return refuse("truncated", f"is a {kind} file that ends too early", RESEND)
-
-
-def _broken(kind: str) -> ImageError:
-    return refuse("corrupt", f"is a damaged {kind} file", RESEND)

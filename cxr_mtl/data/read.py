@@ -14,9 +14,10 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_mtl.data.container import JPEG_MAGIC, PNG_MAGIC, walk_jpeg, walk_png
 from cxr_mtl.data.dicom import read_dicom
 from cxr_mtl.data.elements import is_dicom
-from cxr_mtl.data.raster import JPEG_MAGIC, PNG_MAGIC, decode, walk_jpeg, walk_png
+from cxr_mtl.data.raster import decode
 from cxr_mtl.data.refuse import MAX_BYTES, RESEND, check_size, refuse
 from cxr_mtl.errors import ImageError
 from cxr_mtl.types import Radiograph
@@ -47,25 +48,55 @@ def read_image(source: Path | bytes, *, name: str = "") -> Radiograph:
     Raises:
         ImageError: with a code and status of ``data.refuse.STATUS``; the message starts with the name.
     """
-    given = PurePath(name.replace("\\", "/")).name  # a path may tell more than the file's name, and travels with logs
-    called = _printable(given or (source.name if isinstance(source, Path) else "") or "the picture")
+    called = _called(source, name)
     try:
         data = _load(source) if isinstance(source, Path) else bytes(source)  # servers hand over bytearrays
         _check_bytes(len(data))
         kind = _kind(data)
-        pixels, inverted, notes = read_dicom(data) if kind == "dicom" else _read_raster(data, kind)
+        pixels, inverted, view, notes = read_dicom(data) if kind == "dicom" else _read_raster(data, kind)
     except ImageError as error:
-        raise ImageError(f"{called} {error.message}.", code=error.code, hint=error.hint, status=error.status) from error
+        raise _named(called, error) from error
     if pixels.min() == pixels.max():
         notes.append("the picture is blank")
-    return Radiograph(pixels, kind, inverted, hashlib.sha256(data).hexdigest(), tuple(notes))
+    return Radiograph(pixels, kind, inverted, hashlib.sha256(data).hexdigest(), tuple(notes), view)
 
 
-def _read_raster(data: bytes, kind: str) -> tuple[NDArray[np.float32], bool, list[str]]:
+def read_frontal(source: Path | bytes, *, name: str = "") -> Radiograph:
+    """Read one film that is to be judged: as ``read_image``, but a film that says it is a lateral view is refused.
+
+    Training and evaluation may hold laterals, which their tables know of; an answer to somebody who sends one would
+    be numbers of a model that was trained on frontal films.
+
+    Args:
+        source: the file, or its bytes.
+        name: what messages call it.
+
+    Raises:
+        ImageError: as ``read_image``, or ``lateral``.
+    """
+    film = read_image(source, name=name)
+    if film.view == "LATERAL":
+        hint = "Send the frontal film (PA or AP); if its view position tag is wrong, correct it."
+        error = refuse("lateral", "is a lateral view, and the model judges frontal films", hint)
+        raise _named(_called(source, name), error)
+    return film
+
+
+def _called(source: Path | bytes, name: str) -> str:
+    """The film's name in messages."""
+    given = PurePath(name.replace("\\", "/")).name  # a path may tell more than the file's name, and travels with logs
+    return _printable(given or (source.name if isinstance(source, Path) else "") or "the picture")
+
+
+def _named(called: str, error: ImageError) -> ImageError:
+    return ImageError(f"{called} {error.message}.", code=error.code, hint=error.hint, status=error.status)
+
+
+def _read_raster(data: bytes, kind: str) -> tuple[NDArray[np.float32], bool, str, list[str]]:
     container = walk_png(data) if kind == "png" else walk_jpeg(data)
     check_size(container.width, container.height)
     pixels, notes = decode(container, kind)
-    return pixels, False, notes
+    return pixels, False, "UNKNOWN", notes
 
 
 def _load(path: Path) -> bytes:

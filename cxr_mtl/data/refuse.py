@@ -25,6 +25,7 @@ STATUS = {
     "multi_frame": 422,
     "not_radiography": 422,
     "not_chest": 422,
+    "lateral": 422,
 }
 
 RESEND = "Send the file again, or export it anew from where it came."

@@ -82,9 +82,10 @@ def split_table(manifest: Manifest) -> pd.DataFrame:
 
 
 def split_hash(manifest: Manifest) -> str:
-    """sha256 over the sorted (image_id, split); equal exactly when every film is in the same split."""
-    pairs = zip(manifest.table["image_id"], manifest.table["split"].fillna(""), strict=True)
-    return hashlib.sha256("".join(f"{image}\t{split}\n" for image, split in sorted(pairs)).encode()).hexdigest()
+    """sha256 over the sorted (dataset, image_id, split); equal exactly when every film is in the same split."""
+    films = manifest.table[["dataset", "image_id"]].assign(split=manifest.table["split"].fillna(""))
+    lines = sorted("\t".join(film) for film in films.itertuples(index=False))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def shared_patients(manifest: Manifest) -> NDArray[np.intp]:

@@ -43,8 +43,13 @@ def ranks() -> Iterator[tuple[int, int]]:
 def device() -> torch.device:
     """This rank's own."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return torch.device("cpu")
+
+
+def local_rank() -> int:
+    """This rank's number on its own node."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxr_mtl.bundle import Bundle
+from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.geometry import rescale_boxes
 from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.policy import measured_labels
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import DataError, ImageError
 from cxr_mtl.metrics.localize import Boxes, Flags, askable, make_boxes, median_sizes
-from cxr_mtl.types import UNCERTAIN, UNKNOWN, Answer, Radiograph
+from cxr_mtl.types import Answer, Radiograph
 
 Floats = NDArray[np.float64]
 READERS = 2  # threads that decode the next films while the model looks at these
@@ -167,7 +169,7 @@ def _align(
         frames=frames,
         annotated=annotated,
         proposed=_proposed(answers, order, sizes, frames),
-        asked=askable(presence[:, columns], annotated, read.table["boxes_exhaustive"].to_numpy(bool)),
+        asked=askable(presence[:, columns], annotated, read.boxed_exhaustively(bundle.box_findings)),
         box_sizes=box_sizes,
         box_sizes_from=source,
         unread=unread,
@@ -175,14 +177,9 @@ def _align(
 
 
 def stated_presence(bundle: Bundle, manifest: Manifest) -> Floats:
-    """(N, C) labels in the model's order, as training saw them: the tree's logic applied, uncertain made unknown."""
-    labels = np.full((len(manifest), len(bundle.ontology.names)), UNKNOWN)
-    given = manifest.labels()
-    for column, name in enumerate(manifest.ontology.names):
-        if name in bundle.ontology.names:
-            labels[:, bundle.ontology.index(name)] = given[:, column]
-    labels = bundle.ontology.propagate(labels)
-    return np.where(labels == UNCERTAIN, UNKNOWN, labels)
+    """(N, C) labels in the model's order: blanks as training read them, the tree's logic applied, uncertain unknown."""
+    policy = LabelsConfig.model_validate(bundle.description.config.get("data", {}).get("labels", {}))
+    return measured_labels(manifest.expressed_in(bundle.ontology), policy).astype(np.float64)
 
 
 def _annotated(manifest: Manifest, order: dict[str, int]) -> Boxes:

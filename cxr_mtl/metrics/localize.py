@@ -184,12 +184,12 @@ def askable(presence: ArrayLike, annotated: Boxes, exhaustive: ArrayLike) -> Fla
 
     Args:
         presence: (N, D) 1 present, 0 absent, nan unknown.
-        exhaustive: (N,) whether a missing box means that the finding is absent.
+        exhaustive: (N, D) whether a missing box means that the finding is absent.
     """
     stated = np.asarray(presence, np.float64)
     drawn = np.zeros(stated.shape, bool)
     drawn[annotated.film, annotated.finding] = True
-    absent: Flags = (stated == 0) | (np.asarray(exhaustive, bool)[:, None] & (stated != 1))
+    absent: Flags = (stated == 0) | (np.asarray(exhaustive, bool) & (stated != 1))
     return drawn | absent
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cxr_mtl.bundle import Bundle, load_bundle
 from cxr_mtl.data.geometry import Letterbox
-from cxr_mtl.data.read import read_image
+from cxr_mtl.data.read import read_frontal
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose
@@ -73,7 +73,7 @@ class LocalPredictor:
         for i, (source, options) in enumerate(requests):
             try:
                 check_options(self.bundle, options)
-                films[i] = read_image(source)
+                films[i] = read_frontal(source)
             except ImageError as error:
                 results[i] = error
         if films:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cxr_mtl.config import RunConfig
 from cxr_mtl.data.loader import Examples, make_examples
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
-from cxr_mtl.data.pack import Pack, fingerprint, made_of, make_pack, open_pack, pack_folder
+from cxr_mtl.data.policy import learned_labels, measured_labels
 from cxr_mtl.data.split import check_patients
-from cxr_mtl.engine.distributed import barrier
 from cxr_mtl.errors import DataError
+from cxr_mtl.ontology import Ontology
+from cxr_mtl.train.packs import shared_pack
 
 logger = logging.getLogger("cxr_mtl.train")
 
@@ -55,13 +56,16 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
                 f"{config.data.manifest}: no film is in the split '{split}'.",
                 hint="Make one with: cxr-mtl data split.",
             )
-    pack = _shared_pack(config, manifest, main=main)
+    pack = shared_pack(config.data, manifest, config.model.image_size, main=main)
+    wanted = wanted_findings(manifest.ontology, config.data.findings)
     box_findings = _enough_boxes(manifest, config.data.min_positives) if config.loss.boxes else ()
-    train = make_examples(manifest, pack, "train", box_findings)
-    val = make_examples(manifest, pack, "val", box_findings)
+    box_findings = tuple(name for name in box_findings if wanted[manifest.ontology.index(name)])
+    policy = config.data.labels
+    train = make_examples(manifest, pack, "train", box_findings, learned_labels(manifest, policy, config.seed))
+    val = make_examples(manifest, pack, "val", box_findings, measured_labels(manifest, policy))
     if not len(train) or not len(val):
         raise DataError(f"{config.data.manifest}: no film of the training or validation split could be read.")
-    trained = enough_films(train.labels[train.rows], config.data.min_positives)
+    trained = enough_films(train.labels[train.rows], config.data.min_positives) & wanted
     if not trained.any():
         raise DataError(
             f"{config.data.manifest}: no finding has {config.data.min_positives} films present and absent.",
@@ -111,6 +115,13 @@ def prior_logits(labels: NDArray[np.float32], parents: tuple[tuple[int, ...], ..
     return logit(labels), logit(with_parents)
 
 
+def wanted_findings(ontology: Ontology, findings: Sequence[str]) -> NDArray[np.bool_]:
+    """(C,) the findings that the run file asks for; all where it names none."""
+    wanted = np.full(len(ontology.names), not findings)
+    wanted[[ontology.index(name) for name in findings]] = True
+    return wanted
+
+
 def _only(examples: Examples, trained: NDArray[np.bool_]) -> Examples:
     labels = examples.labels.copy()
     labels[:, ~trained] = np.nan
@@ -121,19 +132,3 @@ def _enough_boxes(manifest: Manifest, minimum: int) -> tuple[str, ...]:
     rows = np.flatnonzero((manifest.table["split"] == "train").to_numpy())
     count = Counter(box.finding for row in rows for box in manifest.boxes(int(row)))
     return tuple(name for name in manifest.ontology.names if count[name] >= minimum)
-
-
-def _shared_pack(config: RunConfig, manifest: Manifest, *, main: bool) -> Pack:
-    """The first rank decodes; the others wait, then map the same file."""
-    side = config.model.image_size
-    folder = config.data.pack or pack_folder(config.data.manifest, side)
-    if config.data.pack and made_of(folder) not in (None, fingerprint(manifest, side)):
-        raise DataError(
-            f"data.pack: {folder} holds other films, or these at another size or before they changed.",
-            hint="Remove it or name another folder.",
-        )
-    if main:
-        with tqdm(total=len(manifest), desc="decoding films", unit="film", disable=None) as bar:
-            make_pack(manifest, side, folder, progress=bar.update)
-    barrier()
-    return open_pack(folder)

@@ -11,16 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.loader import (
     Examples,
     eval_batches,
     make_examples,
     num_batches,
     train_batches,
-    training_labels,
 )
 from cxr_mtl.data.manifest import Manifest, make_manifest
 from cxr_mtl.data.pack import INDEX, Pack, make_pack, open_pack
+from cxr_mtl.data.policy import measured_labels
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError
@@ -65,7 +66,7 @@ def pack(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @pytest.fixture(scope="module")
 def examples(manifest: Manifest, pack: Pack) -> Examples:
-    return make_examples(manifest, pack, "train", ("Effusion", "Mass"))
+    return make_examples(manifest, pack, "train", ("Effusion", "Mass"), measured_labels(manifest, LabelsConfig()))
 
 
 def test_pack_holds_what_predict_would_see(manifest: Manifest, pack: Pack) -> None:
@@ -113,7 +114,7 @@ def test_all_unreadable_is_an_error(manifest: Manifest, tmp_path: Path) -> None:
 
 
 def test_unknown_stays_unknown_and_presence_climbs(manifest: Manifest) -> None:
-    labels = training_labels(manifest)
+    labels = measured_labels(manifest, LabelsConfig())
     names = manifest.ontology
     assert np.isnan(labels[0]).all()
     assert labels[2, names.index("Effusion")] == 1
@@ -134,7 +135,7 @@ def test_boxes_without_a_frame_are_refused(manifest: Manifest, pack: Pack) -> No
     table = manifest.table.copy()
     table["width"] = pd.NA
     with pytest.raises(DataError, match=r"2.png has boxes, but the manifest lacks their frame"):
-        make_examples(replace(manifest, table=table), pack, "train", ("Effusion",))
+        make_examples(replace(manifest, table=table), pack, "train", ("Effusion",), manifest.labels())
 
 
 def test_every_film_once_over_all_ranks(examples: Examples) -> None:

@@ -60,7 +60,7 @@ def elsewhere(**tags: Any) -> bytes:
     [
         (elsewhere(Modality="CT"), "not_radiography", "a CT slice"),
         (elsewhere(Modality="ZZ DOE"), "not_radiography", "another modality"),
-        (elsewhere(BodyPartExamined="HAND"), "not_chest", "another part"),
+        (elsewhere(BodyPartExamined="HAND"), "not_chest", "not a film of the chest"),
         (elsewhere(NumberOfFrames=2), "multi_frame", "more than one frame"),
         (elsewhere(PhotometricInterpretation="RGB"), "colour", "colour"),
         (elsewhere(SamplesPerPixel=3), "colour", "colour"),
@@ -89,7 +89,6 @@ def test_what_is_refused(data: bytes, code: str, says: str) -> None:
     [
         ({"Modality": "OT"}, "modality not stated"),
         ({"Modality": None}, "modality not stated"),
-        ({"BodyPartExamined": "RIBCAGE"}, "not the chest"),
         ({"ViewPosition": "LL"}, "lateral view"),
         ({"ViewPosition": "LATERAL"}, "lateral view"),
         ({"PresentationIntentType": "FOR PROCESSING"}, "for processing"),
@@ -146,36 +145,10 @@ def test_nothing_of_the_patient_gets_out(caplog: pytest.LogCaptureFixture, capfd
 
 
 @needs_samples
-def test_real_films() -> None:
-    films = {path.stem: path for path in SAMPLES.glob("*.dcm")}
-    assert refusal_code(films.pop("nih_udacity_test5")) == "not_radiography"
-    assert len(films) == 7
-    read = {stem: read_image(path) for stem, path in films.items()}
-    np.testing.assert_array_equal(read["RG1_J2KR"].pixels, read["RG1_UNCR"].pixels)
-    for lossy in ("RG1_J2KI", "RG1_JLSN"):
-        assert np.abs(read[lossy].pixels - read["RG1_UNCR"].pixels).mean() < 0.01
-    assert {stem for stem, film in read.items() if film.inverted} == {
-        "CR-MONO1-10-chest",
-        *(s for s in read if "RG1" in s),
-    }
-    assert "not the chest" in read["nih_udacity_test4"].notes[0]
-    for shown in read.values():  # lung is darker than spine
-        rows, columns = shown.pixels.shape
-        spine = shown.pixels[rows // 2 : rows * 3 // 4, columns * 46 // 100 : columns * 54 // 100].mean()
-        lung = shown.pixels[rows * 35 // 100 : rows // 2, columns * 65 // 100 : columns * 75 // 100].mean()
-        assert lung < spine - 0.1
-
-
-def refusal_code(path: Path) -> str:
-    with pytest.raises(ImageError) as caught:
-        read_image(path)
-    return caught.value.code
-
-
-@needs_samples
 def test_elements_are_those_pydicom_reads() -> None:
-    from cxr_mtl.data.dicom import COLUMNS, MODALITY, PHOTOMETRIC, ROWS, SOP_CLASS
+    from cxr_mtl.data.dicom import COLUMNS, ROWS
     from cxr_mtl.data.elements import read_elements
+    from cxr_mtl.data.examination import MODALITY, PHOTOMETRIC, SOP_CLASS
 
     for path in SAMPLES.glob("*.dcm"):
         ours = read_elements(path.read_bytes(), {ROWS, COLUMNS, MODALITY, PHOTOMETRIC, SOP_CLASS}, set())

@@ -145,7 +145,7 @@ def test_localization_by_hand():
             (4, 0, UNIT, 0.95),  # not asked: present without a box
         ]
     )
-    asked = askable([[1], [1], [1], [0], [1]], annotated, [False] * 5)
+    asked = askable([[1], [1], [1], [0], [1]], annotated, [[False]] * 5)
     found = localization(annotated, proposed, asked, patient_resamples(range(5), 50, 0))
     np.testing.assert_allclose(found.iou[0, 0], [2 / 3] * 5 + [1 / 3] * 2)
     np.testing.assert_allclose(found.iobb[0, 0], [2 / 3] * 3 + [1 / 3] * 2)
@@ -164,7 +164,7 @@ def test_a_resample_equals_films_really_repeated(seed):
     annotated, proposed = random_case(seed)
     rng = np.random.default_rng(seed)
     presence = rng.choice([0.0, 1.0, NAN], (6, 2))
-    asked = askable(presence, annotated, rng.random(6) < 0.5)
+    asked = askable(presence, annotated, rng.random(presence.shape) < 0.5)
     draws = patient_resamples([0, 0, 1, 2, 3, 3], 3, seed)
     whole = localization(annotated, proposed, asked, draws)
     for r in range(4):
@@ -204,7 +204,7 @@ def test_without_annotated_boxes_nothing_is_defined():
 def test_askable_says_where_a_missing_box_means_something():
     presence = [[1, 0, NAN], [1, 0, NAN], [1, -1, 0]]
     drawn = make_boxes([(0, 0, UNIT, 1), (1, 2, UNIT, 1), (2, 2, UNIT, 1)])
-    assert askable(presence, drawn, [False, True, True]).tolist() == [
+    assert askable(presence, drawn, [[False] * 3, [True] * 3, [True] * 3]).tolist() == [
         [True, True, False],  # unknown, and not exhaustive
         [False, True, True],  # present without a box, exhaustive or not: where it is stays unknown
         [False, True, True],  # a box outweighs a label that says absent

@@ -7,15 +7,16 @@ split, and the report.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxr_mtl.data.manifest import Manifest, tabulate
 from cxr_mtl.data.sources.found import Found
@@ -25,7 +26,7 @@ from cxr_mtl.data.split import carve_validation, check_patients, split_by_patien
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import Ontology, load_ontology
 
-__all__ = ["SOURCES", "VIEWS", "Found", "ImportReport", "Source", "import_source"]
+__all__ = ["SOURCES", "VIEWS", "Found", "ImportReport", "Select", "Source", "import_source"]
 
 VIEWS = ("PA", "AP", "LATERAL", "UNKNOWN")
 
@@ -37,6 +38,9 @@ class Source(Protocol):
         self, root: Path, ontology: Ontology, tally: Tally, *, allow_missing_images: bool, **options: Any
     ) -> Found: ...
 
+
+Select = Callable[[Manifest, "NDArray[np.bool_] | None", Tally], Manifest]
+"""Leaves films out of a manifest, telling the tally; the flags are ``Found.unlisted``, for the manifest's rows."""
 
 SOURCES = {
     "nih": "cxr_mtl.data.sources.nih:read_nih",
@@ -65,7 +69,7 @@ def import_source(
     ontology: str | Path | Ontology = "thorax",
     allow_missing_images: bool = False,
     views: Collection[str] | None = None,
-    unlisted: Literal["keep", "drop"] = "keep",
+    select: Select | None = None,
     seed: int = 0,
     validation: float = 0.12,
     dataset: str | None = None,
@@ -77,7 +81,7 @@ def import_source(
         root: the folder that the dataset was unpacked in; for ``csv`` it may be the table itself.
         allow_missing_images: keep rows without a film, to try out tables alone.
         views: keep these only; None keeps every film.
-        unlisted: whether to keep films with a label that the ontology has no finding for.
+        select: leaves out further films, before any are dealt into splits; see ``data.curate``.
         seed: of the patients who are dealt into splits.
         validation: share of the official training films to validate on where no validation split is stated; 0 for none.
         dataset: what to call the films of ``folders`` and ``csv``; the source's own name by default.
@@ -99,8 +103,11 @@ def import_source(
         raise ConfigError(f"Ontology {tree.name} has no finding that {name} labels.", hint="Choose another --ontology.")
     tally = Tally()
     found = read(root, tree, tally, allow_missing_images=allow_missing_images, **options)
-    found = _only_wanted(found, views, unlisted == "drop", tally)
+    if views is not None:
+        found = _only_views(found, views, tally)
     manifest = _manifest(found, root, tree, called, name)
+    if select is not None:
+        manifest = select(manifest, found.unlisted, tally)
     if found.split_how is None:
         tally.note("the dataset states no split: dealt by patient, not comparable with published numbers")
         manifest = split_by_patient(manifest, _FRACTIONS, seed)
@@ -136,24 +143,14 @@ def _dataset_name(source: str, dataset: str | None) -> str:
     return dataset
 
 
-def _only_wanted(found: Found, views: Collection[str] | None, no_unlisted: bool, tally: Tally) -> Found:
-    """Leave out the views that are not wanted and, if asked, films with a label that the ontology lacks."""
-    keep = np.ones(len(found.rows), dtype=bool)
-    names = found.rows["image_path"]
-    if views is not None:
-        view = found.rows.get("view", pd.Series(["UNKNOWN"] * len(found.rows)))
-        for unwanted in sorted(set(view) - set(views)):
-            tally.drop(f"view is {unwanted}", names[(view == unwanted).to_numpy(bool)])
-        keep &= view.isin(list(views)).to_numpy(bool)
-    if no_unlisted:
-        if found.unlisted is None:
-            raise ConfigError("This source cannot tell which labels the ontology lacks.", hint="Leave 'unlisted' out.")
-        tally.drop("film has a label that the ontology lacks", names[keep & found.unlisted])
-        keep &= ~found.unlisted
+def _only_views(found: Found, views: Collection[str], tally: Tally) -> Found:
+    """Leave out all other views."""
+    view = found.rows.get("view", pd.Series(["UNKNOWN"] * len(found.rows)))
+    for unwanted in sorted(set(view) - set(views)):
+        tally.drop(f"view is {unwanted}", found.rows.loc[(view == unwanted).to_numpy(bool), "image_path"])
+    keep = view.isin(list(views)).to_numpy(bool)
     if not keep.any():
-        raise DataError("No film is left of those that were read.", hint="; ".join(tally.dropped) + ".")
-    if keep.all():
-        return found
+        raise DataError(f"No film is of the view {' or '.join(views)}.", hint="Ask for other --views, or for all.")
     unlisted = None if found.unlisted is None else found.unlisted[keep]
     return replace(found, rows=found.rows[keep].reset_index(drop=True), stated=found.stated[keep], unlisted=unlisted)
 
@@ -178,4 +175,7 @@ def _official(manifest: Manifest, how: dict[str, Any], validation: float, seed: 
     if len(set(manifest.where(split="train").patient_ids)) < 2:
         tally.note("too few patients are in the training list to validate on some of them")
         return manifest
+    tally.note(
+        f"the dataset states no validation split: {validation:.0%} of its training films, by patient, seed {seed}"
+    )
     return carve_validation(manifest, validation, seed)

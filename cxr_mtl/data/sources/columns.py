@@ -50,7 +50,5 @@ def read_views(column: pd.Series[str], views: Mapping[str, str], tally: Tally) -
     if len(strange):
         told = ", ".join(f"{word or 'none stated'} {num:,}" for word, num in strange.head(8).items())
         more = f" and {len(strange) - 8} more words" if len(strange) > 8 else ""
-        tally.note(
-            f"{int(strange.sum()):,} films have a view that is neither PA, AP nor lateral ({told}{more}): UNKNOWN"
-        )
+        tally.note(f"{int(strange.sum()):,} films have a view other than PA, AP and lateral: UNKNOWN ({told}{more})")
     return [views.get(word, "UNKNOWN") for word in words]

@@ -118,7 +118,8 @@ def keep_films(rows: pd.DataFrame, root: Path, tally: Tally, *, allow_missing_im
         DataError: no film at all is there, and that is not allowed.
     """
     given = rows["image_path"].tolist()
-    paths = [_there(root, path) for path in given]
+    folders = {folder for folder in {path.rpartition("/")[0] for path in given} if os.path.isdir(f"{root}/{folder}")}  # noqa: PTH112
+    paths = [_there(root, path) if path.rpartition("/")[0] in folders else None for path in given]
     missing = [found is None for found in paths]
     if allow_missing_images:
         if num := sum(missing):

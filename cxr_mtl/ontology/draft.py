@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from cxr_mtl.errors import ConfigError
-from cxr_mtl.ontology_yaml import QUOTE, Key, Where
+from cxr_mtl.ontology.source import QUOTE, Key, Where
 
 _TOP = ("name", "version", "normal", "normal_allows", "findings")
 _FINDING = ("name", "parents", "group", "names", "complete_in")

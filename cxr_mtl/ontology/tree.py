@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.errors import ConfigError
-from cxr_mtl.ontology_complete import Completion
-from cxr_mtl.ontology_draft import Finding, did_you_mean, read_draft
-from cxr_mtl.ontology_yaml import Where, read_yaml
+from cxr_mtl.ontology.complete import Completion
+from cxr_mtl.ontology.draft import Finding, did_you_mean, read_draft
+from cxr_mtl.ontology.source import Where, read_yaml
 from cxr_mtl.paths import configs_dir
 from cxr_mtl.types import ABSENT, PRESENT
 

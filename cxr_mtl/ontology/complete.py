@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
-from cxr_mtl.ontology_draft import Finding
+from cxr_mtl.ontology.draft import Finding
 from cxr_mtl.types import ABSENT, PRESENT
 
 

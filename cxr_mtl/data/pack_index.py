@@ -1,0 +1,78 @@
+"""The index of a pack: which films it holds, where, and what their files were like.  N films of a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_mtl.data.manifest import Manifest
+
+INDEX = "index.json"
+FORMAT = 2  # of the index and of what decoding gives; a change of to_input or read_image raises it
+
+Stamp = tuple[int, int]  # bytes and time of last change, seconds; (0, 0) of a file that is not there
+
+
+def stamps(manifest: Manifest) -> list[Stamp]:
+    """What tells that a film's file is still the same, without reading it: what make, rsync and git go by too."""
+    found = []
+    for row in range(len(manifest)):
+        try:
+            status = manifest.path(row).stat()
+            found.append((status.st_size, int(status.st_mtime)))  # whole seconds: what copying keeps
+        except OSError:
+            found.append((0, 0))  # decoding will say so
+    return found
+
+
+def places(index: dict[str, Any], manifest: Manifest, now: Sequence[Stamp] | None = None) -> NDArray[np.int64] | None:
+    """(N,) where each film of a manifest is in a pack; None unless all are there.
+
+    A film is known by its path under the root. A manifest with another root, such as a merged one, may name the same
+    file otherwise; then it is its path under the pack's root that counts.
+
+    Args:
+        index: of the pack.
+        manifest: films to find.
+        now: what their files are like now; a film whose file was otherwise when it was packed is not there.
+    """
+    names: Sequence[str] = manifest.table["image_path"].astype(str).tolist()
+    known = {path: (row, tuple(stamp)) for row, (path, stamp) in enumerate(named(index))}
+    root = manifest.root.resolve()
+    if str(root) != index["root"] and any(name not in known for name in names):
+        under = os.path.relpath(root, index["root"])
+        names = [Path(os.path.normpath(f"{under}/{name}")).as_posix() for name in names]
+    found = [known.get(name, (-1, ())) for name in names]
+    if any(row < 0 or (now is not None and now[i] != stamp) for i, (row, stamp) in enumerate(found)):
+        return None
+    return np.array([row for row, _ in found], dtype=np.int64)
+
+
+def named(index: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """Path and stamp of each film, in order."""
+    return zip(index["paths"], index["stamps"], strict=True)
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a finished pack; None where there is none that this version reads."""
+    try:
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+        return index if index.get("format") == FORMAT else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Finish a pack: whole or not at all."""
+    part = folder / f"{INDEX}.{os.getpid()}.part"
+    try:
+        part.write_text(json.dumps(index))
+        part.replace(folder / INDEX)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,406 @@
+"""Tables of one's own: the template, what spreadsheets make of it, and every cell that is wrong."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cxr_mtl.data.sources.csv_boxes import clean_path
+from cxr_mtl.data.sources.csv_table import read_csv_table, template
+from cxr_mtl.data.sources.csv_text import numbers, read_cells
+from cxr_mtl.data.sources.found import Found
+from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.errors import DataError
+from cxr_mtl.ontology import list_ontologies, load_ontology
+from cxr_mtl.types import Box
+
+UNKNOWN = -9.0
+HEADER = "image_path,patient_id,split,age,sex,view,No Finding,Effusion,Support_Devices"
+ROWS = ["a.png,P1,train,63,F,PA,0,1,", "b.png,P2,train,7,M,AP,1,,", "c.png,P3,test,,,lateral,,-1,0"]
+
+
+def write(folder: Path, *lines: str, name: str = "films.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def film(path: Path, width: int = 100, height: int = 80) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (width, height)).save(path)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    for name in "abc":
+        film(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def read(root: Path, ontology: str = "thorax", **options: object) -> tuple[Found, Tally]:
+    tally = Tally()
+    return read_csv_table(root, load_ontology(ontology), tally, **options), tally  # type: ignore[arg-type]
+
+
+def labels(found: Found, ontology: str = "thorax") -> dict[str, list[float]]:
+    """Path -> labels of the findings that are known of any film; unknown is -9."""
+    known = np.flatnonzero((found.stated >= -1).any(axis=0))
+    assert {load_ontology(ontology).names[column] for column in known} <= set(found.labelled)
+    marks = np.nan_to_num(found.stated, nan=UNKNOWN)[:, known]
+    return dict(zip(found.rows["image_path"], marks.tolist(), strict=True))
+
+
+def dropped(tally: Tally) -> dict[str, str]:
+    return {reason: f"{lost.count} {lost.first}" for reason, lost in tally.dropped.items()}
+
+
+def noted(tally: Tally, text: str) -> bool:
+    return any(text in note for note in tally.notes)
+
+
+def test_a_clean_table(three: Path) -> None:
+    found, tally = read(write(three, HEADER, *ROWS))
+    assert (tally.dropped, tally.notes) == ({}, [])
+    # Of b.png, marked normal, the effusion is absent; tubes may cross a normal film.
+    assert labels(found) == {"a.png": [0, UNKNOWN, 1], "b.png": [1, UNKNOWN, 0], "c.png": [UNKNOWN, 0, -1]}
+    assert found.labelled == ("No Finding", "Support Devices", "Effusion")
+    assert found.rows["patient_id"].tolist() == ["P1", "P2", "P3"]
+    assert found.rows["study_id"].tolist() == found.rows["image_id"].tolist() == ["a", "b", "c"]
+    assert found.rows["view"].tolist() == ["PA", "AP", "LATERAL"]
+    assert found.rows["sex"].tolist() == ["F", "M", None]
+    assert np.nan_to_num(found.rows["age"], nan=-1).tolist() == [63, 7, -1]
+    assert found.split_how == {"how": "column split of the table", "films": {"train": 2, "test": 1}}
+    assert found.root == three
+    assert found.boxed == ()
+    by_folder, _ = read(three)
+    assert by_folder.rows.equals(found.rows)
+
+
+@pytest.mark.parametrize("ontology", list_ontologies())
+def test_the_template_imports_as_it_is(tmp_path: Path, ontology: str) -> None:
+    text = template(load_ontology(ontology))
+    (tmp_path / "films.csv").write_text(text)
+    found, tally = read(tmp_path, ontology, allow_missing_images=True)
+    assert tally.dropped == {}
+    assert len(found.rows) == 3
+    assert found.rows["split"].tolist() == ["train", "val", "test"]
+    assert {1.0, 0.0, -1.0} <= set(found.stated.ravel().tolist())
+    assert all(name in text.replace("\n# ", " ") for name in load_ontology(ontology).names)
+    assert max(map(len, text.splitlines())) <= 120
+    with pytest.raises(DataError, match=r"allow-missing-images"):
+        read(tmp_path, ontology)
+
+
+def spreadsheet(text: str, kind: str) -> bytes:
+    """The table as spreadsheets of different countries save it."""
+    if kind == "utf-16":
+        return text.replace(",", "\t").encode("utf-16")
+    if kind == "semicolon":
+        return ("\ufeff" + text.replace(".0,", ",0,").replace(",", ";").replace("\n", "\r\n")).encode()
+    if kind == "comments":
+        return (
+            "# a comment, quite long,\n" + '"# another, ""quoted""",,,,\n\n' + text.replace("\n", "\n#x,\n")
+        ).encode()
+    if kind == "ragged":
+        return ("\ufeff" + text.replace("\n", ",,,\r\n") + ",,,,,,,,,,,\r\n,\r\n\r\n").encode()
+    return text.encode()
+
+
+@pytest.mark.parametrize("kind", ["plain", "utf-16", "semicolon", "comments", "ragged"])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_spreadsheets(three: Path, kind: str, suffix: str) -> None:
+    before, _ = read(write(three, HEADER, *ROWS))
+    (three / "films.csv").unlink()
+    data = spreadsheet("\n".join([HEADER, *ROWS]) + "\n", kind)
+    (three / f"films.{suffix}").write_bytes(gzip.compress(data) if suffix == "csv.gz" else data)
+    after, tally = read(three)
+    assert after.rows.equals(before.rows)
+    assert np.array_equal(after.stated, before.stated, equal_nan=True)
+    assert (tally.dropped, tally.notes) == ({}, [])
+
+
+def test_decimal_commas_and_numbers_as_names(three: Path) -> None:
+    rows = ["a.png;1,0;1,0;63,5", "b.png;2,0;-1,0;", "c.png;30,0;0,00;018M"]
+    found, tally = read(write(three, "image_path;patient_id;Effusion;age", *rows))
+    assert found.rows["patient_id"].tolist() == ["1", "2", "30"]
+    assert labels(found) == {"a.png": [1], "b.png": [-1], "c.png": [0]}
+    assert np.nan_to_num(found.rows["age"], nan=-1).tolist() == [63.5, -1, 1.5]
+    assert tally.dropped == {}
+
+
+def test_names_with_a_point_stay_where_not_all_are_numbers(three: Path) -> None:
+    found, _ = read(write(three, "image_path,patient_id,Edema", "a.png,1.0,1", "b.png,1.1,1", "c.png,007,1"))
+    assert found.rows["patient_id"].tolist() == ["1.0", "1.1", "007"]
+
+
+def test_rounded_names_are_refused(three: Path) -> None:
+    with pytest.raises(DataError, match=r"line 3: patient_id was rounded by a spreadsheet"):
+        read(write(three, "image_path,patient_id,Edema", "a.png,17,1", "b.png,1.23457E+11,1"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"),
+    [
+        ("1", 1),
+        ("1.0", 1),
+        ("TRUE", 1),
+        ("Yes", 1),
+        ("0.0", 0),
+        ("no", 0),
+        ("-1", -1),
+        ("N/A", UNKNOWN),
+        (" ", UNKNOWN),
+    ],
+)
+def test_cells(three: Path, cell: str, label: float) -> None:
+    found, _ = read(write(three, "image_path,patient_id,Edema,Mass", f"a.png,1,{cell},1"))
+    assert np.nan_to_num(found.stated, nan=UNKNOWN)[0, load_ontology("thorax").index("Edema")] == label
+
+
+def test_wrong_cells_are_told_by_line_and_column_but_not_quoted(three: Path) -> None:
+    rows = ["a.png,1,1,0", "b.png,2,John Doe,0", "c.png,3,0,2"]
+    found, tally = read(write(three, "# comment", "image_path,patient_id,Edema,Mass", *rows))
+    assert found.rows["image_path"].tolist() == ["a.png"]
+    assert dropped(tally) == {"row has a cell that is none of 1, 0, -1 and empty": "2 line 4, column Edema"}
+    with pytest.raises(DataError, match="no row whose cells"):
+        read(write(three, "image_path,patient_id,Edema", "a.png,1,x"))
+
+
+def test_rows_that_cannot_be_used_are_counted_by_line(three: Path) -> None:
+    rows = ["a.png,1,1", ",2,1", "b.png,,1", "../x.png,3,1", "/etc/x.png,4,1", "C:\\x.png,5,1", "a.png,6,1"]
+    rows += ["b.png,7,1,1", "missing.png,8,1", "c.png,9"]
+    found, tally = read(write(three, "image_path,patient_id,Edema", *rows))
+    assert found.rows["patient_id"].tolist() == ["1", "9"]
+    assert dropped(tally) == {
+        "row has more cells than the header": "1 line 9",
+        "row has no image_path": "1 line 3",
+        "image_path leads out of the table's folder": "3 line 5",
+        "row has no patient_id": "1 line 4",
+        "film is in an earlier row already": "1 line 8",
+        "film is not in the folder": "1 missing.png",
+    }
+
+
+def test_paths_of_windows_and_whole_paths_into_the_folder(three: Path) -> None:
+    film(three / "deep/d.png")
+    rows = ["deep\\d.png,1,1", f"{three}/a.png,2,1", "./b.png,3,1", "deep/../c.jpg,4,1"]
+    found, _ = read(write(three, "Image_Path,Patient ID,Edema", *rows))
+    assert found.rows["image_path"].tolist() == ["deep/d.png", "a.png", "b.png", "c.png"]
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "b"]), max_size=8))
+def test_no_path_leads_out(parts: list[str]) -> None:
+    clean = clean_path("/".join(parts), Path("/data"))
+    if clean is not None:
+        assert not clean.startswith(("/", ".."))
+        assert (Path("/data") / "/".join(p for p in parts if p)).resolve() == (Path("/data") / clean).resolve()
+
+
+@given(st.integers(-10_000, 10_000), st.integers(0, 4), st.sampled_from(".,"))
+def test_numbers_in_both_writings(value: int, decimals: int, point: str) -> None:
+    text = f"{value / 10**decimals:.{decimals}f}".replace(".", point)
+    assert numbers(pd.Series([text, "x", ""], dtype="str"))[0] == pytest.approx(value / 10**decimals)
+
+
+def test_columns_are_understood_or_named(three: Path) -> None:
+    header = "image_path,patient_id,Pleural effusion,label:Edema,Efusion,Sexx,dataset"
+    found, tally = read(write(three, header, "a.png,1,1,0,1,F,x"))
+    assert found.labelled == ("Edema", "Effusion")
+    assert tally.notes == [
+        "column Efusion is left out: no finding of ontology thorax; did you mean 'Effusion'?",
+        "column Sexx is left out: no finding of ontology thorax; did you mean 'sex'?",
+        "column dataset is left out: no finding of ontology thorax",
+    ]
+
+
+def test_two_columns_of_one_finding(three: Path) -> None:
+    found, _ = read(write(three, "image_path,patient_id,Effusion,Pleural_Effusion", "a.png,1,0,1", "b.png,1,0,"))
+    assert labels(found) == {"a.png": [1], "b.png": [0]}
+
+
+def test_odd_splits_views_and_sexes_are_noted(three: Path) -> None:
+    rows = ["a.png,1,train,oblique,X,1", "b.png,2,holdout,PA,f,1", "c.png,3,,,,1"]
+    found, tally = read(write(three, "image_path,patient_id,split,view,sex,Edema", *rows))
+    assert found.rows["split"].tolist() == ["train", None, None]
+    assert found.rows["view"].tolist() == ["UNKNOWN", "PA", "UNKNOWN"]
+    assert found.rows["sex"].tolist() == [None, "F", None]
+    assert noted(tally, "1 films have a split that is none of train, val, test (first: line 3)")
+    assert noted(tally, "OBLIQUE 1")
+    assert noted(tally, "1 films have a sex that is neither M nor F")
+
+
+def test_a_patient_in_two_splits_is_refused(three: Path) -> None:
+    with pytest.raises(DataError, match=r"^1 patient is in more than one split, first: a\.png"):
+        read(write(three, "image_path,patient_id,split,Edema", "a.png,1,train,1", "b.png,1,test,1"))
+
+
+def test_an_empty_split_column_states_no_split(three: Path) -> None:
+    found, _ = read(write(three, "image_path,patient_id,split,Edema", "a.png,1,,1", "b.png,1,,1"))
+    assert found.split_how is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (b"image_path,patient_id,Edema\n", "no rows"),
+        (b"path,patient_id,Edema\na.png,1,1\n", "no column 'image_path'"),
+        (b"image_path,Edema\na.png,1\n", "no column 'patient_id'"),
+        (b"image_path,patient_id\na.png,1\n", "no column of a finding"),
+        (b"image_path,patient_id,Edema,Edema\na.png,1,1,0\n", "two columns 'Edema'"),
+        (b"image_path,patient_id,Image_path\na.png,1,1\n", "two columns 'image_path'"),
+        (b"image_path,patient_id,Edema\n../a.png,1,1\n", "no row that can be used"),
+        (b'image_path,patient_id,Edema\n"a.png,1,1\n', "line 2"),
+        (b"PK\x03\x04workbook", "a workbook"),
+        (b"image\0path", "not text"),
+    ],
+)
+def test_what_is_no_table(three: Path, data: bytes, message: str) -> None:
+    (three / "films.csv").write_bytes(data)
+    with pytest.raises(DataError, match=message) as caught:
+        read(three)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_letters_of_windows(three: Path) -> None:
+    (three / "films.csv").write_bytes("image_path,patient_id,Edema\na.png,Zoë,1\n".encode("cp1252"))
+    found, tally = read(three)
+    assert found.rows["patient_id"].tolist() == ["Zoë"]
+    assert noted(tally, "Windows-1252")
+
+
+def test_which_table(three: Path) -> None:
+    with pytest.raises(DataError, match=r"no table \*\.csv"):
+        read(three)
+    write(three, HEADER, *ROWS)
+    write(three, HEADER, *ROWS, name="more.csv")
+    with pytest.raises(DataError, match=r"2 tables: films\.csv, more\.csv"):
+        read(three)
+
+
+BOXES = "image_path,finding,x1,y1,x2,y2"
+
+
+def test_boxes_in_the_frame_of_the_file(three: Path) -> None:
+    write(three, HEADER, *ROWS)
+    write(
+        three,
+        BOXES + ",reader",
+        "a.png,Pleural Effusion,10,20,30.5,80,R1",
+        "c.png,Mass,0,0,5,5,",
+        "b.png",
+        name="boxes.csv",
+    )
+    found, tally = read(three)
+    assert tally.dropped == {}
+    assert found.rows["boxes"].tolist() == [
+        (Box("Effusion", 10, 20, 30.5, 80, "R1"),),
+        (),
+        (Box("Mass", 0, 0, 5, 5, ""),),
+    ]
+    assert found.rows["boxes_exhaustive"].tolist() == [False, True, False]
+    assert found.rows[["width", "height"]].astype(object).to_numpy()[[0, 2]].tolist() == [[100, 80], [100, 80]]
+    assert found.rows["width"].isna().tolist() == [False, True, False]
+    assert found.boxed == ("Mass", "Effusion")
+    assert found.labelled == ("No Finding", "Support Devices", "Mass", "Effusion")
+    # A box says that its finding is present; of the others it says nothing, but b.png is a normal film.
+    mass = found.stated[:, load_ontology("thorax").index("Mass")]
+    assert np.nan_to_num(mass, nan=UNKNOWN).tolist() == [UNKNOWN, 0, 1]
+    assert found.info["box_file"] == "boxes.csv"
+
+
+def test_boxes_drawn_on_another_size(three: Path) -> None:
+    write(three, HEADER, *ROWS)
+    rows = ["a.png,Effusion,500,20,900,80,1000,800", "a.png,Mass,5,2,9,8,100,80", "b.png,Mass,500,20,900,80,,"]
+    write(three, BOXES + ",width,height", *rows, name="boxes.csv")
+    found, tally = read(three)
+    assert found.rows["boxes"].tolist() == [(Box("Effusion", 500, 20, 900, 80),), (), ()]
+    assert found.rows["width"].tolist()[0] == 1000
+    assert dropped(tally) == {
+        "box is in another frame than the first box of its film": "1 line 3",
+        "box reaches out of its film (drawn on another size? then give width and height)": "1 line 4",
+    }
+
+
+def test_exhaustive_but_not_where_a_box_was_lost(three: Path) -> None:
+    write(three, HEADER, *ROWS)
+    write(three, BOXES, "a.png,Mass,1,1,5,5", "b.png,Mass,5,5,5,9", "b.png,,,,,", name="drawn.csv")
+    found, _ = read(three / "films.csv", boxes=three / "drawn.csv", exhaustive=True)
+    assert found.rows["boxes_exhaustive"].tolist() == [True, False, False]
+
+
+def test_boxes_that_cannot_be_used(three: Path) -> None:
+    write(three, HEADER, *ROWS)
+    rows = [
+        "z.png,Mass,1,1,5,5",
+        "a.png,Cat,1,1,5,5",
+        "a.png,Mass,1,1,5,",
+        "a.png,Mass,5,1,5,9",
+        "a.png,No Finding,1,1,5,5",
+    ]
+    write(three, BOXES, *rows, name="boxes.csv")
+    found, tally = read(three)
+    assert found.boxed == ()
+    assert dropped(tally) == {
+        "box of a film that was left out or is in no row": "1 line 2",
+        "box of Cat, which is no finding with a place in ontology thorax": "1 line 3",
+        "box is not four numbers": "1 line 4",
+        "box has no area": "1 line 5",
+        "box of No Finding, which is no finding with a place in ontology thorax": "1 line 6",
+    }
+
+
+def test_a_box_that_the_table_denies(three: Path) -> None:
+    write(three, "image_path,patient_id,Mass", "a.png,1,0", "b.png,2,-1", "c.png,3,")
+    write(three, BOXES, *(f"{name}.png,Mass,1,1,5,5" for name in "abc"), name="boxes.csv")
+    found, tally = read(three)
+    assert labels(found) == {"a.png": [0], "b.png": [-1], "c.png": [1]}
+    assert noted(tally, "1 findings have a box on a film where the table calls them absent (first: a.png Mass)")
+
+
+def test_boxes_alone_are_a_reason_to_import(three: Path) -> None:
+    write(three, "image_path,patient_id", "a.png,1", "b.png,2")
+    write(three, BOXES, "a.png,Mass,1,1,5,5", name="boxes.csv")
+    found, _ = read(three)
+    assert found.labelled == found.boxed == ("Mass",)
+
+
+def test_lines_are_the_lines_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "# one", "", "a,b", '"x', 'y",1', "# six", "z,2")
+    table = read_cells(path, Tally())
+    assert table.index.tolist() == [4, 7]
+    assert table["a"].tolist() == ["x\ny", "z"]
+
+
+def test_real_films(tmp_path: Path, real_films: Path) -> None:
+    """NIH's own films and boxes written as the template asks for come back the same."""
+    from cxr_mtl.data.sources import import_source
+
+    known, _ = import_source("nih", real_films / "nih", ontology="nih14")
+    table = known.table[known.table["boxes"].map(len) > 0].head(40)
+    (tmp_path / "images").symlink_to(real_films / "nih/images", target_is_directory=True)
+    names = known.ontology.names
+    lines = [",".join(["image_path", "patient_id", "age", *names])]
+    drawn = [BOXES + ",width,height"]
+    for _, row in table.iterrows():
+        marks = ["" if np.isnan(row[f"label:{name}"]) else f"{row[f'label:{name}']:g}" for name in names]
+        lines.append(",".join([row["image_path"], row["patient_id"], str(row["age"]), *marks]))
+        drawn += [
+            f"{row['image_path']},{b.finding},{b.x1!r},{b.y1!r},{b.x2!r},{b.y2!r},1024,1024" for b in row["boxes"]
+        ]
+    write(tmp_path, *lines)
+    write(tmp_path, *drawn, name="boxes.csv")
+    found, tally = read(tmp_path, "nih14")
+    assert tally.dropped == {}
+    assert np.array_equal(found.stated, table[[f"label:{n}" for n in names]].to_numpy(np.float32), equal_nan=True)
+    assert found.rows["boxes"].tolist() == table["boxes"].tolist()
+    assert found.rows["age"].tolist() == table["age"].tolist()
