@@ -53,7 +53,12 @@ def data_import(
     template: Annotated[bool, typer.Option("--template", help="csv: print a table to fill in.")] = False,
     exclusive: Annotated[bool | None, typer.Option(help="folders: a film shows only its own class.")] = None,
     patient_pattern: Annotated[str | None, typer.Option(help="folders: regex of the patient in a path.")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="csv: the table of boxes, if it is not boxes.csv beside it.")
+    ] = None,
+    exhaustive: Annotated[bool | None, typer.Option(help="csv: a film without a box shows nothing boxed.")] = None,
     readers: Annotated[str | None, typer.Option(help="vindr, vinbigdata: any, majority or fusion.")] = None,
+    labels: Annotated[str | None, typer.Option(help="padchest: all, or physician for those read by people.")] = None,
     labeller: Annotated[str | None, typer.Option(help="mimic: chexpert, negbio; chexpert: also chexbert.")] = None,
     radiologist: Annotated[bool | None, typer.Option(help="mimic: radiologists' labels where there are any.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="rsna: its JSON of which NIH film each is.")] = None,
@@ -78,7 +83,10 @@ def data_import(
     own: dict[str, Any] = {
         "exclusive": exclusive,
         "patient_pattern": patient_pattern,
+        "boxes": boxes,
+        "exhaustive": exhaustive,
         "readers": readers,
+        "labels": labels,
         "labeller": labeller,
         "mapping": mapping,
         "radiologist": radiologist,

@@ -71,6 +71,8 @@ class AugmentConfig(Section):
     """Largest shift, as a share of the side."""
     contrast: NotNegative = 0.25
     brightness: NotNegative = 0.1
+    gamma: NotNegative = 0.2
+    """Largest change of contrast, brightness and gamma, either way: machines and their settings differ in all three."""
     noise: NotNegative = 0.02
     """Standard deviation of added noise, in units of the 0 to 1 range."""
 

@@ -11,6 +11,7 @@ import io
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np
     head = codestream_head(frame)
     if head is None or (head.width, head.height) != (options["columns"], options["rows"]):
         raise refuse("corrupt", "is a DICOM file whose compressed picture has another size than stated", RESEND)
+    if syntax in _JPEG and head.bits > 8 and not head.lossless:
+        head = replace(head, bits=12)  # the only other depth that lossy JPEG has; gdcm writes 16 there
     if frame.startswith(JPEG_MAGIC):
         end = frame.rfind(END_OF_IMAGE)
         if end < 0:

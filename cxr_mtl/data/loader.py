@@ -6,8 +6,11 @@ resumed at an epoch's start sees what the undisturbed one saw, and two ranks tog
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Full, Queue
+from threading import Event, Thread
 
 import numpy as np
 import pandas as pd
@@ -49,7 +52,7 @@ class Examples:
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Collect some rows of the manifest."""
         return Batch(
-            images=torch.from_numpy(self.pack.images[rows])[:, None],
+            images=torch.from_numpy(self.pack.films(rows))[:, None],
             labels=torch.from_numpy(self.labels[rows]),
             boxes=[torch.from_numpy(self.boxes[r]) for r in rows],
             box_findings=[torch.from_numpy(self.box_findings[r]) for r in rows],
@@ -76,7 +79,10 @@ def make_examples(
     boxes, findings = [], []
     has_boxes = np.zeros(len(manifest), dtype=bool)
     absent_known = labels[:, column] == 0
-    for row, (drawn, exhaustive, width, height) in enumerate(_box_rows(manifest)):
+    # Only for the findings that the film's own dataset draws: RSNA's boxes are all there are of pneumonia, no more.
+    exhaustive = manifest.boxed_exhaustively(box_findings)
+    absent_known |= exhaustive
+    for row, (drawn, width, height) in enumerate(_box_rows(manifest)):
         kept = [b for b in drawn if b.finding in order]
         xyxy = np.array([b.xyxy for b in kept], dtype=np.float32).reshape(-1, 4)
         if len(kept):
@@ -84,26 +90,22 @@ def make_examples(
         boxes.append(xyxy)
         findings.append(np.array([order[b.finding] for b in kept], dtype=np.int64))
         # A film whose only boxes are of findings left out says nothing of the D, unless its boxes are all there are.
-        has_boxes[row] = bool(kept) or exhaustive
+        has_boxes[row] = bool(kept) or exhaustive[row].any()
         absent_known[row, [order[b.finding] for b in kept]] = True
-        if exhaustive:
-            absent_known[row] = True
     rows = np.flatnonzero((manifest.table["split"] == split).to_numpy() & pack.usable)
     return Examples(pack, rows.astype(np.int64), labels, boxes, findings, has_boxes, absent_known)
 
 
-def _box_rows(manifest: Manifest) -> Iterator[tuple[Sequence[Box], bool, int, int]]:
+def _box_rows(manifest: Manifest) -> Iterator[tuple[Sequence[Box], int, int]]:
     table = manifest.table
-    for row, (exhaustive, width, height) in enumerate(
-        zip(table["boxes_exhaustive"], table["width"], table["height"], strict=True)
-    ):
+    for row, (width, height) in enumerate(zip(table["width"], table["height"], strict=True)):
         drawn = manifest.boxes(row)
         if drawn and (pd.isna(width) or pd.isna(height)):
             raise DataError(
                 f"{table['image_path'].iat[row]} has boxes, but the manifest lacks their frame (width, height).",
                 hint="See: cxr-mtl data doctor.",
             )
-        yield drawn, bool(exhaustive), int(width) if drawn else 0, int(height) if drawn else 0
+        yield drawn, int(width) if drawn else 0, int(height) if drawn else 0
 
 
 def epoch_order(examples: Examples, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -136,3 +138,55 @@ def eval_batches(examples: Examples, *, batch_size: int, rank: int = 0, world: i
     mine = examples.rows[rank::world]
     for start in range(0, len(mine), batch_size):
         yield examples.batch(mine[start : start + batch_size])
+
+
+def prefetch(batches: Iterable[Batch], *, ahead: int = 2, pin: bool = False) -> Generator[Batch, None, None]:
+    """The same batches in the same order, collected in a thread while the network works on those before.
+
+    One thread is enough: collecting is copying, and waits for the disk, neither of which holds Python's lock. Close the
+    generator to end the thread early. MONAI's ThreadDataLoader is not used, because an error in its thread looks like
+    the end of the epoch.
+
+    Args:
+        batches: what to collect.
+        ahead: batches that wait ready.
+        pin: put images and labels where a GPU can fetch them by itself, while it computes.
+
+    Raises:
+        whatever collecting raises, where its batch would have been.
+    """
+    ready: Queue[Batch | BaseException | None] = Queue(ahead)
+    closed = Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not closed.is_set():
+            with suppress(Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def collect() -> None:
+        try:
+            for batch in batches:
+                put(_pinned(batch) if pin else batch)
+                if closed.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = Thread(target=collect, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()
+
+
+def _pinned(batch: Batch) -> Batch:
+    for name in ("images", "labels", "has_boxes", "absent_known"):
+        setattr(batch, name, getattr(batch, name).pin_memory())
+    return batch

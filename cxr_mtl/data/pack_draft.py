@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,11 @@ class Draft:
             self.images.replace(self._part)  # killed between the last block and the index
         if not self._part.exists():
             self._journal.unlink(missing_ok=True)
-            # Only the header and the last byte are written: blocks take their room when they come.
-            np.lib.format.open_memmap(self._part, mode="w+", dtype=np.uint8, shape=(num, side, side))
-        self._start = self._part.stat().st_size - num * side**2
+        header = BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": (num, side, side)}
+        )
+        self._header = header.getvalue()
         self._done = self._whole_blocks()
 
     def fill(self, decode: Decode, pool: ThreadPoolExecutor, progress: Callable[[int], object]) -> None:
@@ -82,9 +85,11 @@ class Draft:
         todo = [block for block in range(-(-self.num // self.block)) if block not in self._done]
         progress(sum(len(self._rows(block)) for block in self._done))
         self._check_room(todo)
+        self._part.touch()  # never emptied: who writes at the same time writes the same
         with self._part.open("r+b") as part, self._journal.open("a", encoding="utf-8") as journal:
+            part.write(self._header)
             for number, films, found in self._decoded(todo, decode, pool):
-                part.seek(self._start + number * self.block * self.side**2)
+                part.seek(self._place(number))
                 part.write(films.data)
                 part.flush()
                 block = Block(checksum(films), found)
@@ -104,9 +109,9 @@ class Draft:
 
     def finish(self) -> None:
         """Put the whole file in its place, over that of an older pack: who has that one mapped still sees it."""
-        with self._part.open("r+b") as part:
-            os.fsync(part.fileno())
         try:
+            with self._part.open("r+b") as part:
+                os.fsync(part.fileno())
             self._part.replace(self.images)
         except FileNotFoundError:
             if not self.images.exists():  # else another process without locks was quicker, with the same bytes
@@ -148,6 +153,9 @@ class Draft:
     ) -> tuple[int, NDArray[np.uint8], tuple[Film, ...]]:
         return block, films, tuple(future.result() for future in futures)
 
+    def _place(self, block: int) -> int:
+        return len(self._header) + block * self.block * self.side**2
+
     def _rows(self, block: int) -> range:
         return range(block * self.block, min((block + 1) * self.block, self.num))
 
@@ -162,12 +170,13 @@ class Draft:
                 noted[number] = Block(sha256, tuple(Film(*film) for film in films))
             except (ValueError, TypeError):  # empty, or cut short by a kill
                 continue
-        images = np.memmap(self._part, dtype=np.uint8, mode="r", offset=self._start).reshape(-1, self.side, self.side)
         whole = {}
-        for number, block in noted.items():
-            rows = self._rows(number)
-            if len(block.films) == len(rows) and checksum(images[rows.start : rows.stop]) == block.sha256:
-                whole[number] = block
+        with self._part.open("rb") as part:
+            for number, block in noted.items():
+                part.seek(self._place(number))
+                found = part.read(len(self._rows(number)) * self.side**2)
+                if hashlib.sha256(found).hexdigest() == block.sha256:
+                    whole[number] = block
         return whole
 
     def _check_room(self, todo: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,7 @@ def places(index: dict[str, Any], manifest: Manifest, now: Sequence[Stamp] | Non
     known = {path: (row, tuple(stamp)) for row, (path, stamp) in enumerate(named(index))}
     root = manifest.root.resolve()
     if str(root) != index["root"] and any(name not in known for name in names):
-        under = os.path.relpath(root, index["root"])
-        names = [Path(os.path.normpath(f"{under}/{name}")).as_posix() for name in names]
+        names = [Path(os.path.relpath(root / name, index["root"])).as_posix() for name in names]
     found = [known.get(name, (-1, ())) for name in names]
     if any(row < 0 or (now is not None and now[i] != stamp) for i, (row, stamp) in enumerate(found)):
         return None
@@ -70,7 +70,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Finish a pack: whole or not at all."""
-    part = folder / f"{INDEX}.{os.getpid()}.part"
+    part = folder / f"{INDEX}.{uuid.uuid4().hex}.part"
     try:
         part.write_text(json.dumps(index))
         part.replace(folder / INDEX)

@@ -77,8 +77,9 @@ def with_split(manifest: Manifest, split: NDArray[np.object_], how: Mapping[str,
 
 
 def split_table(manifest: Manifest) -> pd.DataFrame:
-    """Which film is in which split, for a bundle to carry: image_id, patient_id, split, in the order of image_id."""
-    return manifest.table[["image_id", "patient_id", "split"]].sort_values("image_id", ignore_index=True)
+    """Which film is in which split, for a bundle to carry: dataset, image_id, patient_id, split, in their order."""
+    table = manifest.table[["dataset", "image_id", "patient_id", "split"]]
+    return table.sort_values(["dataset", "image_id"], ignore_index=True)
 
 
 def split_hash(manifest: Manifest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import time
@@ -11,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_mtl.bundle import RESULTS, SPLIT, Bundle
+from cxr_mtl.data.leaks import check_seen, read_trained, seen_films
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.split import shared_patients, split_hash
@@ -39,6 +40,7 @@ def evaluate(
     batch_size: int = 16,
     progress: bool = True,
     predictor: Answerer | None = None,
+    allow_seen: bool = False,
 ) -> Row:
     """Ask a bundle for every film of a split, and write what that is worth.
 
@@ -52,21 +54,26 @@ def evaluate(
         batch_size: films the model looks at together.
         progress: whether to show a bar.
         predictor: asked instead of one made from ``bundle``.
+        allow_seen: test on patients that the bundle learned from, too; the report counts and warns of them.
 
     Returns:
         What results.json holds. The bundle keeps a copy, unless that would put another split in a test's place.
 
     Raises:
         CheckpointError: the bundle cannot be loaded.
-        DataError: the manifest cannot be read, or the split has no film that can be.
+        DataError: the manifest cannot be read, the split has no film that can be, or the bundle learned from some of
+            its patients (``train`` and ``val``, where that is to be expected, are measured with a warning).
     """
     started = time.monotonic()
     manifest = load_manifest(manifest_path)
     asked: Answerer = LocalPredictor(bundle) if predictor is None else predictor
+    trained = _trained(asked.bundle)
+    if not allow_seen:
+        check_seen(trained, manifest, split)
     answered = collect(asked, manifest, split, batch_size=batch_size, progress=progress)
     draws = patient_resamples(answered.manifest.patient_ids, resamples, seed)
     results = {
-        **_subject(asked.bundle, answered, manifest, manifest_path, split),
+        **_subject(asked.bundle, answered, manifest, manifest_path, split, trained),
         "bootstrap": {"unit": "patient", "resamples": len(draws) - 1, "seed": seed, "interval": "percentile, 95 %"},
         **_measure(asked.bundle, answered, draws, seed),
         "disclaimer": DISCLAIMER,
@@ -114,11 +121,12 @@ def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) ->
     }
 
 
-def _subject(bundle: Bundle, answered: Answered, manifest: Manifest, path: Path, split: str) -> Row:
+def _subject(
+    bundle: Bundle, answered: Answered, manifest: Manifest, path: Path, split: str, trained: pd.DataFrame
+) -> Row:
     """What was measured on what."""
     read = answered.manifest
     other = [i for i in shared_patients(manifest) if manifest.splits[i] == split]
-    seen = _learned_from(bundle.folder / SPLIT) & set(read.table["image_id"])
     return {
         "schema": RESULTS_SCHEMA,
         "dataset": ", ".join(sorted(set(read.table["dataset"]))),
@@ -133,18 +141,16 @@ def _subject(bundle: Bundle, answered: Answered, manifest: Manifest, path: Path,
             "split_sha256": split_hash(manifest),
             "unread": [film.to_dict() for film in answered.unread],
             "patients_also_in_other_splits": len(set(manifest.patient_ids[other])),
-            "films_the_bundle_learned_from": len(seen),
+            "films_the_bundle_learned_from": len(seen_films(trained, read, split)),
             "findings_unknown_to_the_model": sorted(set(read.ontology.names) - set(bundle.ontology.names)),
         },
     }
 
 
-def _learned_from(split_csv: Path) -> set[str]:
-    """Films that the bundle was trained or calibrated on, as far as it says."""
-    if not split_csv.is_file():
-        return set()
-    with split_csv.open(encoding="utf-8", newline="") as file:
-        return {row["image_id"] for row in csv.DictReader(file) if row["split"] in ("train", "val")}
+def _trained(bundle: Bundle) -> pd.DataFrame:
+    """What the bundle was trained and calibrated on, as far as it says."""
+    path = bundle.folder / SPLIT
+    return read_trained(path) if path.is_file() else pd.DataFrame(columns=["image_id", "patient_id", "split"])
 
 
 def _draw(bundle: Bundle, answered: Answered, results: Row) -> dict[str, dict[str, Panel]]:

@@ -39,7 +39,7 @@ def merge_ontologies(ontologies: Sequence[Ontology]) -> tuple[Ontology, tuple[di
         "version": "+".join(dict.fromkeys(tree.version for tree in ontologies)),
         "normal": normal,
         "normal_allows": list(dict.fromkeys(name for tree in ontologies for name in tree.normal_allows)),
-        "findings": [_plain(finding) for finding in _complete_where_covered(merged)],
+        "findings": [_plain(finding) for finding in _settled(merged)],
     }
     try:
         return Ontology.from_dict(plain), renamed
@@ -60,28 +60,44 @@ def _joined(one: Finding, other: Finding) -> Finding:
     return replace(one, parents=parents, group=one.group or other.group, names=names, complete_in=complete)
 
 
-def _complete_where_covered(findings: dict[str, Finding]) -> list[Finding]:
-    """Drop a dataset from a group's ``complete_in`` where the group now has something below that it has no word for."""
-    above: dict[str, set[str]] = {}
+def _settled(findings: dict[str, Finding]) -> list[Finding]:
+    """What only the whole shows: which datasets have a word for all below a group, and which words mean two things.
 
-    def ancestors(name: str, path: tuple[str, ...] = ()) -> set[str]:
-        if name not in above:
-            if name in path or name not in findings:
-                return set()  # a cycle, or a parent that is not there: reading the merged ontology says so
-            parents = findings[name].parents
-            above[name] = set(parents).union(*(ancestors(parent, (*path, name)) for parent in parents))
-        return above[name]
+    A word that means a finding here and one that implies it there means the latter: it says more.
+    """
+    above = {name: _ancestors(name, findings, ()) for name in findings}
+    owners: dict[tuple[str, str], list[str]] = {}
+    for finding in findings.values():
+        for dataset, words in finding.names.items():
+            for word in words:
+                owners.setdefault((dataset, word.casefold()), []).append(finding.name)
+    settled = []
+    for finding in findings.values():
+        names = {
+            dataset: tuple(
+                word
+                for word in words
+                if not any(finding.name in above[other] for other in owners[dataset, word.casefold()])
+            )
+            for dataset, words in finding.names.items()
+        }
+        below = [other for other in findings.values() if finding.name in above[other.name]]
+        complete = [dataset for dataset in finding.complete_in if _covers(dataset, below, above)]
+        names = {dataset: words for dataset, words in names.items() if words}
+        settled.append(replace(finding, names=names, complete_in=tuple(complete)))
+    return settled
 
-    kept = []
-    for group in findings.values():
-        below = [other for other in findings.values() if group.name in ancestors(other.name)]
-        complete = []
-        for dataset in group.complete_in:
-            spoken = {other.name for other in below if dataset in other.names}
-            if all(other.group or spoken & {other.name, *ancestors(other.name)} for other in below):
-                complete.append(dataset)
-        kept.append(replace(group, complete_in=tuple(complete)))
-    return kept
+
+def _covers(dataset: str, below: Sequence[Finding], above: dict[str, frozenset[str]]) -> bool:
+    spoken = {other.name for other in below if dataset in other.names}
+    return all(other.group or spoken & {other.name, *above[other.name]} for other in below)
+
+
+def _ancestors(name: str, findings: dict[str, Finding], path: tuple[str, ...]) -> frozenset[str]:
+    if name in path or name not in findings:
+        return frozenset()  # a cycle, or a parent that is not there: reading the merged ontology says so
+    parents = findings[name].parents
+    return frozenset(parents).union(*(_ancestors(parent, findings, (*path, name)) for parent in parents))
 
 
 def _plain(finding: Finding) -> dict[str, object]:

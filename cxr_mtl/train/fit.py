@@ -109,7 +109,7 @@ def provenance(study: Study, split: str) -> dict[str, Any]:
 
 def _box_cut(seen: Seen, study: Study) -> float:
     columns = [study.manifest.ontology.index(name) for name in study.box_findings]
-    exhaustive = study.manifest.table["boxes_exhaustive"].to_numpy(bool)[seen.rows]
+    exhaustive = study.manifest.boxed_exhaustively(study.box_findings)[seen.rows]
     asked = askable(seen.labels[:, columns], seen.annotated, exhaustive)
     cut = choose_box_threshold(seen.annotated, seen.proposed, asked).score
     return NO_BOX_CUT if np.isnan(cut) else cut

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from cxr_mtl.bundle import CARD, SPLIT, save_bundle
 from cxr_mtl.card import model_card
 from cxr_mtl.config import RunConfig, save_config
 from cxr_mtl.data.augment import augment
-from cxr_mtl.data.loader import num_batches, train_batches
+from cxr_mtl.data.loader import num_batches, prefetch, train_batches
 from cxr_mtl.data.split import split_hash, split_table
 from cxr_mtl.engine.distributed import barrier, device, mean_over_ranks, ranks
 from cxr_mtl.engine.engine import Engine, latest_tag
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import ConfigError
-from cxr_mtl.model.multitask import MultiTaskModel, make_model, standardise
+from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
@@ -134,11 +135,10 @@ class Run:
     def learn(self, epoch: int) -> None:
         """One epoch of steps."""
         config, engine = self.config, self.engine
-        generator = torch.Generator().manual_seed(_seed(config.seed, epoch, self.rank))
         torch.manual_seed(_seed(config.seed, epoch, self.rank))  # drop path, dropout, anchor sampling
         engine.train_mode()
         started, films = time.monotonic(), 0
-        batches = train_batches(
+        order = train_batches(
             self.study.train,
             batch_size=self.micro_batch,
             seed=config.seed,
@@ -147,10 +147,14 @@ class Run:
             world=self.world,
         )
         title = f"epoch {epoch + 1}/{config.train.epochs}"
-        with tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar:
+        with (
+            tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar,
+            closing(prefetch(order, pin=device().type == "cuda")) as batches,
+        ):
             for _, batch in zip(range(self.batches), batches, strict=False):
-                batch = augment(_to(batch, device()), config.augment, generator)
-                outputs = engine(standardise(batch.images), self.objective.box_rows(batch))
+                batch = augment(batch, config.augment, seed=config.seed, epoch=epoch, device=device())
+                batch = _to(batch, device())
+                outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
                 losses = self.objective(outputs, batch)
                 if engine.backward_and_step(losses["total"]):
                     with engine.whole_weights() as weights:
@@ -234,7 +238,7 @@ def _seed(*parts: int) -> int:
 
 def _to(batch: Any, target: torch.device) -> Any:
     for name in ("images", "labels", "has_boxes", "absent_known"):
-        setattr(batch, name, getattr(batch, name).to(target))
+        setattr(batch, name, getattr(batch, name).to(target, non_blocking=True))
     batch.boxes = [b.to(target) for b in batch.boxes]
     batch.box_findings = [f.to(target) for f in batch.box_findings]
     return batch

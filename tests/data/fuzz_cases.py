@@ -19,10 +19,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
-    JPEG2000,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
@@ -109,7 +109,9 @@ def files() -> dict[str, bytes]:
     bare.save_as(unpacked, implicit_vr=True, little_endian=True)
     pngs = {mode: encoded(GREY.convert(mode), "png") for mode in ("1", "L", "LA", "RGB", "RGBA", "P")}
     jpegs = {mode: encoded(GREY.convert(mode), "jpeg") for mode in ("L", "RGB", "CMYK")}
-    return {f"png {mode}": data for mode, data in pngs.items()} | {f"jpeg {mode}": data for mode, data in jpegs.items()} | {
+    many = {f"png {mode}": data for mode, data in pngs.items()} | {f"jpeg {mode}": data for mode, data in jpegs.items()}
+    curve = np.linspace(0, 1023, 4096).astype("u2")
+    return many | {
         "png 16": png(deep, 16),
         "png 16 interlaced": png(deep, 16, interlaced=True),
         "png 2 interlaced": png(two_bits, 2, interlaced=True),
@@ -125,7 +127,7 @@ def files() -> dict[str, bytes]:
         "dicom bare": unpacked.getvalue(),
         "dicom signed": saved(film(ramp(-2048, 2047, "i2"), RescaleSlope=2, RescaleIntercept=-5, PixelPaddingValue=-9)),
         "dicom tables": saved(
-            film(VOILUTSequence=lut(ramp(0, 1023, "u2")[0], 0, 10), ModalityLUTSequence=lut(deep[0], 0, 16))
+            film(ModalityLUTSequence=lut(curve, 0, 16), VOILUTSequence=lut(np.arange(1024, dtype="u2"), 0, 10))
         ),
         "dicom rle": compressed(film(**WINDOW), RLELossless),
         "dicom j2k": compressed(film(**WINDOW), JPEG2000Lossless),
@@ -223,15 +225,15 @@ def _mended(rng: Generator, data: bytes) -> bytes:
 
 
 def _tags(rng: Generator, data: bytes) -> bytes:
-    """One element of a DICOM file given another value, type or length."""
-    at = data.find(b"\x28\0" + bytes([int(rng.choice([2, 4, 8, 16, 17, 0x34])), int(rng.integers(2)) & 0]))
-    at = data.find(b"\x28\0", int(rng.integers(max(1, len(data) // 3)))) if at < 0 or rng.random() < 0.5 else at
-    if not data[128:132] == b"DICM" or at < 0:
+    """An element of a DICOM file's picture description given another number, type, length or value."""
+    element = b"\x28\0" + bytes([int(rng.choice([0x02, 0x04, 0x08, 0x10, 0x11, 0x34])), 0])
+    at = data.find(element) if rng.random() < 0.5 else data.find(b"\x28\0", int(rng.integers(len(data) // 3 + 1)))
+    if data[128:132] != b"DICM" or at < 0:
         return _extreme(rng, data)
     out = bytearray(data)
     at += int(rng.choice([2, 4, 6, 8, 8, 8]))
-    new = rng.bytes(2) if rng.random() < 0.5 else struct.pack("<H", int(rng.choice([0, 1, 2, 8, 12, 16, 32, 41, 65535])))
-    out[at : at + 2] = new
+    usual = struct.pack("<H", int(rng.choice([0, 1, 2, 8, 12, 16, 32, 41, 65535])))
+    out[at : at + 2] = rng.bytes(2) if rng.random() < 0.5 else usual
     return bytes(out)
 
 

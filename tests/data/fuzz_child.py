@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from fuzz_cases import case, files
@@ -21,6 +22,7 @@ from fuzz_cases import case, files
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.refuse import STATUS
 from cxr_mtl.errors import ImageError
+from cxr_mtl.types import Radiograph
 
 ADDRESS_SPACE = 3 << 30  # beyond what is taken at the start
 SECONDS = 10  # a case; the alarm ends the process even inside a decoder
@@ -42,12 +44,18 @@ def outcome(data: bytes) -> str:
     """``read`` or the code of the refusal; an AssertionError where either is not as promised."""
     try:
         film = read_image(data, name="film")
-    except ImageError as error:
-        assert error.status == STATUS[error.code], error.code
-        assert error.hint, "no hint"
-        assert error.message.startswith("film "), error.message
-        assert "\n" not in str(error), "more than one line"
-        return error.code
+    except ImageError as refused:
+        error = refused
+    else:
+        return _checked(film)
+    assert error.status == STATUS[error.code], error.code
+    assert error.hint, "no hint"
+    assert error.message.startswith("film "), error.message
+    assert "\n" not in str(error), "more than one line"
+    return error.code
+
+
+def _checked(film: Radiograph) -> str:
     assert film.pixels.dtype == np.float32, film.pixels.dtype
     assert film.pixels.ndim == 2, film.pixels.shape
     assert np.isfinite(film.pixels).all(), "not finite"
@@ -61,7 +69,7 @@ def main(first: int, count: int) -> int:
     logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     for kind, data in files().items():
         assert outcome(data) == "read", kind
-    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ADDRESS_SPACE,) * 2)
     handler.said.clear()  # of making the files
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -81,7 +89,8 @@ def main(first: int, count: int) -> int:
             assert not handler.said, handler.said[0]
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     apart = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(json.dumps({"came": came, "slowest": slowest, "grown_mb": grown / 1024, "apart_mb": apart / 1024}))
+    summary = {"came": came, "slowest": slowest, "grown_mb": grown / 1024, "apart_mb": apart / 1024}
+    sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
 

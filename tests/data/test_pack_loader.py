@@ -1,15 +1,16 @@
-"""Pack and loader: every film once, in an order that seed and epoch decide; unknown stays unknown."""
+"""The loader: every film once, in an order that seed and epoch decide; unknown stays unknown."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.loader import (
@@ -17,16 +18,15 @@ from cxr_mtl.data.loader import (
     eval_batches,
     make_examples,
     num_batches,
+    prefetch,
     train_batches,
 )
 from cxr_mtl.data.manifest import Manifest, make_manifest
-from cxr_mtl.data.pack import INDEX, Pack, make_pack, open_pack
+from cxr_mtl.data.pack import Pack, make_pack
 from cxr_mtl.data.policy import measured_labels
-from cxr_mtl.data.read import read_image
-from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import load_ontology
-from cxr_mtl.types import Box, Record
+from cxr_mtl.types import Batch, Box, Record
 
 PIL = pytest.importorskip("PIL.Image")
 SIDE = 64
@@ -69,48 +69,9 @@ def examples(manifest: Manifest, pack: Pack) -> Examples:
     return make_examples(manifest, pack, "train", ("Effusion", "Mass"), measured_labels(manifest, LabelsConfig()))
 
 
-def test_pack_holds_what_predict_would_see(manifest: Manifest, pack: Pack) -> None:
-    for row in (0, 9):
-        expected, _ = to_input(read_image(manifest.path(row)).pixels, SIDE)
-        assert np.array_equal(pack.images[row], expected)
-
-
-def test_unreadable_film_is_named_and_left_out(pack: Pack, examples: Examples) -> None:
+def test_unreadable_film_is_left_out(pack: Pack, examples: Examples) -> None:
     assert list(pack.unread) == ["5"]
     assert examples.rows.tolist() == [0, 1, 2, 3, 4, 6, 7]
-
-
-def test_finished_pack_is_opened_not_made_again(manifest: Manifest, tmp_path: Path) -> None:
-    make_pack(manifest, SIDE, tmp_path)
-    stamp = (tmp_path / "images.npy").stat().st_mtime_ns
-    make_pack(manifest, SIDE, tmp_path)
-    assert (tmp_path / "images.npy").stat().st_mtime_ns == stamp
-    make_pack(manifest, 96, tmp_path)
-    assert open_pack(tmp_path).side == 96
-
-
-def test_mended_film_is_decoded_again(manifest: Manifest, tmp_path: Path) -> None:
-    """The doctor's advice was followed: a film was replaced under its old name."""
-    root = Path(shutil.copytree(manifest.root, tmp_path / "films"))
-    moved = replace(manifest, root=root)
-    before = make_pack(moved, SIDE, tmp_path / "pack")
-    shutil.copy(root / "0.png", root / "5.png")  # of another size than the broken file
-    after = make_pack(moved, SIDE, tmp_path / "pack")
-    assert list(before.unread) == ["5"]
-    assert after.unread == {}
-    assert np.array_equal(after.images[5], after.images[0])
-    assert not before.images[5].any()  # who had the old films mapped still sees them
-
-
-def test_unfinished_or_foreign_folder_is_not_a_pack(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a finished pack"):
-        open_pack(tmp_path)
-
-
-def test_all_unreadable_is_an_error(manifest: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="None of the 1 films could be read"):
-        make_pack(replace(manifest, table=manifest.table.iloc[[5]].reset_index(drop=True)), SIDE, tmp_path)
-    assert not (tmp_path / INDEX).exists()
 
 
 def test_unknown_stays_unknown_and_presence_climbs(manifest: Manifest) -> None:
@@ -164,8 +125,53 @@ def test_epochs_differ_and_repeat(examples: Examples) -> None:
     assert sorted(order(0)) == examples.rows.tolist()
 
 
-def test_index_is_written_last(pack: Pack, manifest: Manifest, tmp_path: Path) -> None:
-    make_pack(manifest, SIDE, tmp_path)
-    index = json.loads((tmp_path / INDEX).read_text())
-    assert index["side"] == SIDE
-    assert not list(tmp_path.glob("*.part"))
+def test_exhaustive_boxes_speak_for_what_their_dataset_draws(manifest: Manifest, pack: Pack) -> None:
+    """RSNA boxes only pneumonia: a film of it without a box is known to show no pneumonia, and no more than that."""
+    drawn = replace(manifest, info={"datasets": {"test": {"boxed": ["Effusion"]}}})
+    examples = make_examples(drawn, pack, "train", ("Effusion", "Mass"), manifest.labels())
+    assert examples.absent_known[3].tolist() == [True, False]
+    assert examples.has_boxes[3]
+    other = replace(manifest, info={"datasets": {"test": {"boxed": ["Pneumonia"]}}})
+    examples = make_examples(other, pack, "train", ("Effusion", "Mass"), manifest.labels())
+    assert examples.absent_known[3].tolist() == [False, False]
+    assert not examples.has_boxes[3]  # nobody looked for the D there
+
+
+def test_prefetched_batches_are_the_same(examples: Examples) -> None:
+    plain = list(train_batches(examples, batch_size=2, seed=1, epoch=0))
+    fetched = list(prefetch(train_batches(examples, batch_size=2, seed=1, epoch=0), ahead=1))
+    assert len(plain) == len(fetched) == 3
+    for one, other in zip(plain, fetched, strict=True):
+        assert torch.equal(one.index, other.index)
+        assert torch.equal(one.images, other.images)
+
+
+def test_an_error_in_the_thread_surfaces_where_its_batch_would_be(examples: Examples) -> None:
+    def broken() -> Iterator[Batch]:
+        yield examples.batch(np.array([0]))
+        raise DataError("the disk is gone")
+
+    batches = prefetch(broken())
+    assert next(batches).index.tolist() == [0]
+    with pytest.raises(DataError, match="the disk is gone"):
+        next(batches)
+    assert not running()
+
+
+def test_closing_early_ends_the_thread(examples: Examples) -> None:
+    asked = []
+
+    def endless() -> Iterator[Batch]:
+        while True:
+            asked.append(1)
+            yield examples.batch(np.array([0]))
+
+    with closing(prefetch(endless(), ahead=2)) as batches:
+        next(batches)
+        assert running()
+    assert not running()
+    assert len(asked) <= 5  # no more is collected than is wanted soon
+
+
+def running() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "prefetch"]

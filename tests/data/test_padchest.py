@@ -151,7 +151,7 @@ def test_a_suboptimal_film_is_read_all_the_same(tmp_path: Path) -> None:
     assert stated["Pneumothorax"] == 0
 
 
-@pytest.mark.parametrize("labels", [["unchanged"], ["", " unchanged"], [""], [], ["suboptimal study", "unchanged"]])
+@pytest.mark.parametrize("labels", [["unchanged"], ["", " unchanged"], [""], [], ["suboptimal study"]])
 def test_remarks_alone_state_nothing(tmp_path: Path, labels: list[str]) -> None:
     assert states(tmp_path, labels) == {}
 

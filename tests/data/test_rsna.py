@@ -209,10 +209,11 @@ def test_patients_are_called_as_the_nih_manifest_calls_them(rsna: Path, mapping:
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
         "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n"
         "00000013_004.png,Mass,4,13,60,M,PA,1,1,1,1\n00000200_000.png,Mass,4,200,60,M,PA,1,1,1,1\n"
+        "00030805_000.png,Mass,4,30805,60,M,PA,1,1,1,1\n"
     )
     nih, _ = import_source("nih", root, allow_missing_images=True)
     ours, _ = import_source("rsna", rsna, mapping=mapping)
-    assert set(nih.patient_ids) < set(ours.patient_ids)
+    assert set(nih.patient_ids) == set(ours.patient_ids)
 
 
 def test_the_mapping_in_the_folder_is_taken_unasked(rsna: Path, mapping: Path) -> None:

@@ -1,24 +1,17 @@
-"""Kaggle's table in all the shapes it comes in; and the whole of it against torchxrayvision and against its counts."""
+"""Kaggle's table in the shapes it comes in, and what can be wrong with it."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from dicom_files import film, saved
 
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.sources import ImportReport, import_source
-from cxr_mtl.data.sources.files import read_table
-from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.vinbigdata import LOCAL, NORMAL, read_vinbigdata
+from cxr_mtl.data.sources.vinbigdata import LOCAL, NORMAL
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import list_ontologies, load_ontology
 from cxr_mtl.types import Box
@@ -226,116 +219,3 @@ def test_every_class_is_a_finding_or_is_known_to_be_left_out() -> None:
         theirs = [raw for finding in tree.findings for raw in finding.names.get("vinbigdata", ())]
         assert set(theirs) <= {*LOCAL, NORMAL}
     assert [word for word in (*LOCAL, NORMAL) if THORAX.find("vinbigdata", word) is None] == ["Other lesion"]
-
-
-# --- the whole table, without films --------------------------------------------------------------------------------
-
-# Class: films that one reader, and that two of three, mark.
-COUNTS = {
-    "Aortic enlargement": (3067, 2346),
-    "Atelectasis": (186, 62),
-    "Calcification": (452, 177),
-    "Cardiomegaly": (2300, 1817),
-    "Consolidation": (353, 121),
-    "ILD": (386, 152),
-    "Infiltration": (613, 245),
-    "Lung Opacity": (1322, 547),
-    "Nodule/Mass": (826, 405),
-    "Pleural effusion": (1032, 634),
-    "Pleural thickening": (1981, 882),
-    "Pneumothorax": (96, 58),
-    "Pulmonary fibrosis": (1617, 1017),
-    "No finding": (10606, 10606),
-}
-THEIRS = {"Pleural effusion": "effusion", "Pleural thickening": "pleural_thickening"}
-GROUP_ONLY = 154  # films where most readers mark an opacity, no two the same, nor the word itself
-
-
-def metadata() -> Path:
-    spec = importlib.util.find_spec("torchxrayvision")
-    if spec is None or spec.origin is None:
-        pytest.skip("torchxrayvision is not installed")
-    return Path(spec.origin).parent / "data"
-
-
-@cache
-def whole(readers: str) -> tuple[Found, Tally]:
-    tally = Tally()
-    return read_vinbigdata(metadata(), THORAX, tally, allow_missing_images=True, readers=readers), tally
-
-
-def positives(found: Found, word: str) -> int:
-    name = THORAX.find("vinbigdata", word)
-    assert name is not None
-    return int((found.stated[:, THORAX.index(name)] == 1).sum())
-
-
-@pytest.mark.parametrize("readers", ["any", "majority", "fusion"])
-def test_the_whole_table_has_the_known_counts(readers: str) -> None:
-    found, tally = whole(readers)
-    assert (len(found.rows), found.rows["image_id"].nunique()) == (15_000, 15_000)
-    assert found.split_how is None
-    for word, counts in COUNTS.items():
-        extra = GROUP_ONLY if (word, readers) == ("Lung Opacity", "majority") else 0
-        assert positives(found, word) == counts[readers == "majority"] + extra, word
-    assert int(found.unlisted.sum()) == {"majority": 362}.get(readers, 1134)  # type: ignore[union-attr]
-    for name in ("Pneumonia", "Edema", "Hernia"):
-        assert np.isnan(found.stated[:, THORAX.index(name)]).all()
-    told = next(note for note in tally.notes if "only one of several readers" in note)
-    assert "Atelectasis 124 of 186" in told
-    assert "Consolidation 232 of 353" in told
-    assert "Lung Opacity 775 of 1,322" in told
-    assert "Pleural Thickening 1,099 of 1,981" in told
-    assert "Pneumothorax 38 of 96" in told
-    assert "films have 3 readers (15,000 films)" in " ".join(tally.notes)
-
-
-def test_no_box_of_the_whole_table_is_lost_without_a_line() -> None:
-    for readers, outvoted in (("any", 0), ("majority", 6867)):
-        found, tally = whole(readers)
-        kept = int(found.rows["boxes"].map(len).sum())
-        dropped = {reason: d.count for reason, d in tally.dropped.items()}
-        assert dropped.pop("box of Other lesion, which ontology thorax does not have") == 2203
-        assert dropped.pop("box of a finding that too few readers mark", 0) == outvoted
-        assert not dropped
-        assert kept == 36_096 - 2203 - outvoted
-    fused, _ = whole("fusion")
-    sizes = Counter(box.reader.count("+") + 1 for row in fused.rows["boxes"] for box in row)
-    assert sum(num * films for num, films in sizes.items()) == 36_096 - 2203
-    assert set(sizes) == {1, 2, 3}
-    hearts = sum(box.finding == "Cardiomegaly" for row in fused.rows["boxes"] for box in row)
-    assert 2300 <= hearts < 2400  # of 5,427 boxes: all but one a film
-
-
-def test_a_film_is_exhaustive_where_everything_it_shows_is_boxed() -> None:
-    found, _ = whole("any")
-    present = THORAX.propagate(found.stated)[:, [THORAX.index(name) for name in found.boxed]] == 1
-    boxed = np.array([[any(b.finding == n for b in row) for n in found.boxed] for row in found.rows["boxes"]])
-    exhaustive = found.rows["boxes_exhaustive"].to_numpy(bool)
-    np.testing.assert_array_equal(exhaustive, ~(present & ~boxed).any(axis=1))
-    assert exhaustive.sum() == 14_308
-
-
-def test_labels_equal_torchxrayvision_s() -> None:
-    xrv = pytest.importorskip("torchxrayvision")
-    folder = metadata()
-    theirs = xrv.datasets.VinBrain_Dataset(imgpath=str(folder))
-    found, _ = whole("any")
-    rows = pd.Index(found.rows["image_id"]).get_indexer(theirs.csv["image_id"])
-    assert (len(rows), rows.min()) == (15_000, 0)
-    columns = [name.casefold() for name in theirs.pathologies]
-    assert sorted(THEIRS.get(word, word.casefold()) for word in LOCAL) == sorted(columns)
-    for word in LOCAL:
-        finding = THORAX.find("vinbigdata", word)
-        ours = found.unlisted if finding is None else found.stated[:, THORAX.index(finding)]
-        column = columns.index(THEIRS.get(word, word.casefold()))
-        np.testing.assert_array_equal(np.asarray(ours)[rows], theirs.labels[:, column], err_msg=word)
-
-
-@pytest.mark.slow
-def test_import_of_the_whole_table() -> None:
-    manifest, report = read(metadata(), allow_missing_images=True)
-    assert (report.kept, report.patients) == (15_000, 15_000)
-    assert abs(report.splits["train"] / 15_000 - 0.7) < 0.01
-    table_ids = set(read_table(metadata() / "vinbigdata-train.csv.gz")["image_id"])
-    assert set(manifest.table["image_id"]) == table_ids

@@ -1,8 +1,7 @@
-"""VinDr-CXR in PhysioNet's layout, made here; at full scale Kaggle's table, which is of the same films, laid out so."""
+"""VinDr-CXR in PhysioNet's layout, made here, and what can be wrong with it."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicom_files import film, saved
+from vindr_files import drawn, ticks
 
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.sources import ImportReport, import_source
-from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.vinbigdata import read_vinbigdata
-from cxr_mtl.data.sources.vindr import read_vindr
 from cxr_mtl.data.sources.vindr_tables import GLOBAL, LOCAL, WORDS
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import list_ontologies, load_ontology
@@ -45,23 +42,6 @@ TRAIN_BOXES: list[tuple[Any, ...]] = [
     ("dd", "R2", "Clavicle fracture", 30, 1, 40, 20),
 ]
 TEST_BOXES: list[tuple[Any, ...]] = [("ee", "Aortic enlargement", 5, 5, 20, 20), ("ff", NORMAL, "", "", "", "")]
-
-
-def ticks(films: dict[str, dict[str, list[str]]], *, test: bool = False) -> str:
-    """Training spells it Other diseases; test has no rad_id."""
-    words = [word if test or word != "Other disease" else "Other diseases" for word in WORDS]
-    lines = [",".join(["image_id", *([] if test else ["rad_id"]), *words])]
-    for name, readers in films.items():
-        for reader, said in readers.items():
-            marks = [str(int(word in said)) for word in WORDS]
-            lines.append(",".join([name, *([] if test else [reader]), *marks]))
-    return "\n".join(lines) + "\n"
-
-
-def drawn(rows: list[tuple[Any, ...]], *, test: bool = False) -> str:
-    header = "image_id,class_name,x_min,y_min,x_max,y_max"
-    header = header if test else header.replace("image_id", "image_id,rad_id")
-    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
 
 
 @pytest.fixture
@@ -292,39 +272,3 @@ def test_every_label_is_a_finding_or_is_known_to_be_left_out() -> None:
     left_out = {word for word in WORDS if THORAX.find("vindr", word) is None}
     bags = {"Other lesion", "Other disease"}
     assert left_out == bags | {"Enlarged PA", "Lung cavity", "Lung cyst", "Mediastinal shift"}
-
-
-# --- Kaggle's table is of the training films: laid out as PhysioNet's it must say the same ----------------------------
-
-
-def lay_out(root: Path, table: pd.DataFrame) -> None:
-    films: dict[str, dict[str, list[str]]] = {}
-    for name, reader, word in table[["image_id", "rad_id", "class_name"]].to_numpy().tolist():
-        films.setdefault(name, {}).setdefault(reader, []).append(word)
-    (root / "image_labels_train.csv").write_text(ticks(films))
-    corners = ["x_min", "y_min", "x_max", "y_max"]
-    table[["image_id", "rad_id", "class_name", *corners]].to_csv(root / "annotations_train.csv", index=False)
-    table.to_csv(root / "train.csv", index=False)
-
-
-@pytest.mark.parametrize("readers", ["any", "majority", "fusion"])
-def test_both_layouts_of_the_same_films_say_the_same(tmp_path: Path, readers: str) -> None:
-    spec = importlib.util.find_spec("torchxrayvision")
-    if spec is None or spec.origin is None:
-        pytest.skip("torchxrayvision is not installed")
-    path = Path(spec.origin).parent / "data/vinbigdata-train.csv.gz"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    names = np.sort(table["image_id"].unique())[:1500]
-    table = table[table["image_id"].isin(names)]
-    lay_out(tmp_path, table)
-    one = read_vindr(tmp_path, THORAX, Tally(), allow_missing_images=True, readers=readers)
-    other = read_vinbigdata(tmp_path, THORAX, Tally(), allow_missing_images=True, readers=readers)
-    assert one.rows["image_id"].tolist() == other.rows["image_id"].tolist()
-    shared = [THORAX.index(name) for name in other.labelled]
-    np.testing.assert_array_equal(one.stated[:, shared], other.stated[:, shared])
-    assert one.rows["boxes"].tolist() == other.rows["boxes"].tolist()
-    assert one.rows["boxes_exhaustive"].tolist() == other.rows["boxes_exhaustive"].tolist()
-    assert ("vindr:" + one.rows["patient_id"]).tolist() == other.rows["patient_id"].tolist()
-    only_vindr = [THORAX.index(name) for name in ("Pneumonia", "Tuberculosis", "Fracture")]
-    assert (one.stated[:, only_vindr] == 0).all()
-    assert np.isnan(other.stated[:, only_vindr]).all()

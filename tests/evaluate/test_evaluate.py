@@ -257,16 +257,29 @@ def test_a_film_that_cannot_be_read_is_named(drawn, predictor, tmp_path):
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_films_the_bundle_learned_from_are_counted_and_warned_of(drawn, predictor, tmp_path):
-    films = load_manifest(drawn).where(split="test").table["image_id"]
+def test_films_the_bundle_learned_from_are_refused_or_counted_and_warned_of(drawn, predictor, tmp_path):
+    test = load_manifest(drawn).where(split="test").table
+    first, other = test["patient_id"].unique()[:2]
+    known = test.loc[test["patient_id"] == first, "image_id"]
     split = predictor.bundle.folder / "split.csv"
-    split.write_text(f"image_id,patient_id,split\n{films[0]},1,train\n{films[1]},1,test\n{films[2]},1,val\n")
+    # A film of the patient's that is not in the manifest: the patient was seen all the same.
+    rows = f"nih,elsewhere,{first},val\nnih,none,{other},test\npadchest,none,{other},train\n"
+    split.write_text(f"dataset,image_id,patient_id,split\n{rows}")
     try:
-        results = evaluate(predictor.bundle, drawn, "test", tmp_path, predictor=predictor, **QUIET)
+        with pytest.raises(DataError, match=f"{len(known)} films .1 patients. of split 'test'") as caught:
+            evaluate(predictor.bundle, drawn, "test", tmp_path, predictor=predictor, **QUIET)
+        assert "--allow-seen" in caught.value.hint
+        assert not list(tmp_path.iterdir()), "nothing is measured first"
+        results = evaluate(predictor.bundle, drawn, "test", tmp_path, predictor=predictor, allow_seen=True, **QUIET)
+        split.write_text(load_manifest(drawn).table[["dataset", "image_id", "patient_id", "split"]].to_csv(index=False))
+        again = evaluate(predictor.bundle, drawn, "test", tmp_path / "test", predictor=predictor, **QUIET)
+        val = evaluate(predictor.bundle, drawn, "val", tmp_path / "val", predictor=predictor, **QUIET)
     finally:
         split.unlink()
-    assert results["data"]["films_the_bundle_learned_from"] == 2
-    assert "WARNING: 2 of these films" in (tmp_path / "report.html").read_text()
+    assert results["data"]["films_the_bundle_learned_from"] == len(known)
+    assert f"WARNING: {len(known)} of these films" in (tmp_path / "report.html").read_text()
+    assert again["data"]["films_the_bundle_learned_from"] == 0
+    assert val["data"]["films_the_bundle_learned_from"] == val["n_images"], "asked for on purpose: counted, not refused"
 
 
 @pytest.mark.usefixtures("no_figures")

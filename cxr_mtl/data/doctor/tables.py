@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from cxr_mtl.data.doctor.boxes import examine_boxes
+from cxr_mtl.data.doctor.people import examine_people
 from cxr_mtl.data.doctor.problem import Level, Problem, of_films
+from cxr_mtl.data.doctor.shortcuts import examine_shortcuts
+from cxr_mtl.data.leaks import boxed_in_train, find_leaks
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.split import SPLITS, shared_patients
-from cxr_mtl.types import ABSENT, PRESENT, UNCERTAIN, Box
-
-ADULT = 16
-"""Years. Below it a chest looks different; NIH's and most public sets are of adults."""
+from cxr_mtl.types import ABSENT, PRESENT, UNCERTAIN
 
 _RESPLIT = "Split again with: cxr-mtl data split."
-_SAME_PIXEL = 1.0
 
 
 def examine_table(manifest: Manifest) -> Iterator[Problem]:
@@ -119,67 +119,37 @@ def _normal(m: Manifest) -> Iterator[Problem]:
     )
 
 
-def _boxes(m: Manifest) -> Iterator[Problem]:
-    labels, place = m.labels(), {name: c for c, name in enumerate(m.ontology.names)}
-    wrong: defaultdict[str, list[int]] = defaultdict(list)
-    for row, (boxes, frame) in enumerate(zip(m.table["boxes"], m.frames, strict=True)):
-        for kind in {_fault(box, frame, labels[row], place) for box in boxes}:
-            wrong[kind].append(row)
-    for kind, (level, what, fix) in _BOX_FAULTS.items():
-        yield from of_films(m, wrong[kind], level, kind, what, fix)
+def _unlabelled(m: Manifest) -> Iterator[Problem]:
+    """Films without any label or box, and datasets that consist of such films."""
+    silent = np.isnan(m.labels()).all(axis=1) & ~np.asarray([bool(boxes) for boxes in m.table["boxes"]], dtype=bool)
+    whole = pd.Series(silent).groupby(m.table["dataset"]).transform("all").to_numpy(bool)
+    names = ", ".join(sorted(set(m.table["dataset"][whole])))
+    what, fix = f"are of a dataset without a single label ({names})", "Check the ontology and names of its findings."
+    yield from of_films(m, np.flatnonzero(whole), "warning", "dataset-unlabelled", what, fix)
+    what, fix = "have neither a label nor a box", "Label them, or leave them out: only self-supervision can use them."
+    yield from of_films(m, np.flatnonzero(silent & ~whole), "warning", "unlabelled", what, fix)
 
 
-def _fault(box: Box, frame: NDArray[np.float64], labels: NDArray[np.float32], place: Mapping[str, int]) -> str:
-    """The first thing that is wrong with a box, by its word in ``_BOX_FAULTS``; empty when nothing is."""
-    x1, y1, x2, y2 = box.xyxy
-    if not np.isfinite(box.xyxy).all() or x2 <= x1 or y2 <= y1:
-        return "box-no-area"
-    if np.isnan(frame).any():
-        return "box-frame-unknown"
-    if min(x1, y1) < -_SAME_PIXEL or x2 > frame[0] + _SAME_PIXEL or y2 > frame[1] + _SAME_PIXEL:
-        return "box-outside"
-    if box.finding not in place:
-        return "box-finding"
-    return "box-label-absent" if labels[place[box.finding]] == ABSENT else ""
+def _leaks(m: Manifest) -> Iterator[Problem]:
+    for leak in find_leaks(m):
+        yield from of_films(m, leak.rows, "error", leak.check, leak.what, leak.fix)
+    told = {row for leak in find_leaks(m) for row in leak.rows}
+    rows = [row for row in boxed_in_train(m) if row not in told]
+    what = "are NIH films with boxes, in training; all of NIH's boxed films are in its official test list"
+    fix = "Report no numbers on NIH's official test list with a model of these, or use the official lists."
+    yield from of_films(m, rows, "warning", "boxed-in-train", what, fix)
 
 
-def _views(m: Manifest) -> Iterator[Problem]:
-    lateral = np.flatnonzero(m.table["view"] == "LATERAL")
-    what = "are lateral views, which look nothing like frontal ones"
-    yield from of_films(m, lateral, "warning", "lateral", what, "Leave them out, or train on laterals on purpose.")
-    young = np.flatnonzero(m.table["age"].to_numpy() < ADULT)
-    what = f"are of patients under {ADULT}"
-    yield from of_films(
-        m, young, "warning", "child", what, "Leave them out of a model for adults; never set them against adults."
-    )
-
-
-_BOX_FAULTS: dict[str, tuple[Level, str, str]] = {
-    "box-no-area": (
-        "error",
-        "have a box without area",
-        "Boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2: no width and height.",
-    ),
-    "box-frame-unknown": (
-        "error",
-        "have boxes in a frame of unknown size",
-        "Set width and height to the frame of the boxes.",
-    ),
-    "box-outside": ("error", "have a box that leaves its frame", "Set width and height to the frame of the boxes."),
-    "box-finding": (
-        "error",
-        "have a box of a finding that the ontology does not have",
-        "Translate it, or drop the box.",
-    ),
-    "box-label-absent": ("warning", "have a box of a finding that is labelled absent", "Mend the label or the box."),
-}
 _CHECKS: tuple[Callable[[Manifest], Iterator[Problem]], ...] = (
     _repeated,
     _label_values,
+    _unlabelled,
     _splits,
+    _leaks,
     _one_sided,
     _hierarchy,
     _normal,
-    _boxes,
-    _views,
+    examine_boxes,
+    examine_people,
+    examine_shortcuts,
 )

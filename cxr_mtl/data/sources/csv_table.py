@@ -179,7 +179,7 @@ def _boxes(
     path: Path, boxes: Path | None, table: pd.DataFrame, ontology: Ontology, info: dict[str, Any], tally: Tally
 ) -> dict[str, Drawn]:
     beside = [path.parent / name for name in ("boxes.csv", "boxes.csv.gz")]
-    found = boxes if boxes is not None else next((p for p in beside if p.is_file() and p != path), None)
+    found = Path(boxes) if boxes is not None else next((p for p in beside if p.is_file() and p != path), None)
     if found is None:
         return {}
     if not found.is_file():

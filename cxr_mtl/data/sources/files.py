@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def read_table(path: Path, *, needed: Sequence[str] = (), positional: int = 0) -
         raise DataError(f"{path} is empty.", hint="Download it again.") from err
     except (ValueError, pd.errors.ParserWarning) as err:
         raise DataError(f"{path} is not a well-formed CSV ({_one_line(err)}).", hint="Download it again.") from err
-    except (OSError, EOFError, zlib.error) as err:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as err:
         raise DataError(f"{path} cannot be read ({_one_line(err)}).", hint="Check the file.") from err
     if not positional:
         table.columns = table.columns.str.strip()

@@ -90,7 +90,7 @@ def stated_words(
             strange = [word for word, name in found.items() if name is None]
             outside = [word for word in strange if word.strip().casefold() in known]
             read[key] = labels, len(outside) < len(strange), bool(outside)
-            left_out |= dict.fromkeys(outside, 0)
+            left_out = dict.fromkeys(outside, 0) | left_out
         stated[row], bad[row], unlisted[row] = read[key]
         if unlisted[row]:
             for word in key:

@@ -57,24 +57,37 @@ _HINT = "Get it from bimcv.cipf.es/bimcv-projects/padchest."
 
 
 def read_padchest(
-    root: Path, ontology: Ontology, tally: Tally, *, allow_missing_images: bool, labels: str = "all"
+    root: Path,
+    ontology: Ontology,
+    tally: Tally,
+    *,
+    allow_missing_images: bool,
+    labels: str = "all",
+    supine: str = "keep",
 ) -> Found:
     """Read the folder.
 
     Args:
         labels: ``physician`` keeps the films whose reports physicians labelled; ``all`` those that PadChest's network
             labelled, too.
+        supine: ``drop`` leaves out films of patients lying down (AP_horizontal); their view is AP as well.
 
     Raises:
-        ConfigError: no such ``labels``.
+        ConfigError: no such ``labels`` or ``supine``.
         DataError: the table or the films are missing or cannot be read, or a spreadsheet has rounded the patients' ids.
     """
     if labels not in METHODS:
         raise ConfigError(f"PadChest has no labels {labels!r}.", hint=f"Choose of {', '.join(METHODS)}.")
+    if supine not in ("keep", "drop"):
+        raise ConfigError(f"PadChest's supine films cannot be {supine!r}.", hint="Choose of keep, drop.")
     path = find_table(root, ("PADCHEST_*.csv", "PADCHEST_*.csv.gz", "PADCHEST_*.csv.zip"), hint=_HINT)
     info: dict[str, Any] = {"label_file": path.name, "label_sha256": short_hash(path), "labels": labels}
     tally.note(f"labels from {path.name} (sha256 {info['label_sha256']})")
     table = _by_method(_entries(path, tally), METHODS[labels], info, tally)
+    if supine == "drop":
+        lying = table["Projection"].str.upper() == "AP_HORIZONTAL"
+        tally.drop("film of a patient lying down", table.loc[lying, "ImageID"])
+        table = table[~lying].reset_index(drop=True)
     table = _with_films(table, root, allow_missing_images, tally)
     table, stated, unlisted = _labels(table, ontology, tally)
     _remark(table, tally)

@@ -98,7 +98,7 @@ def settle(
     wanted = np.bincount(boxes["film"], minlength=len(rows)) > 0
     frames = read_frames(root, rows, wanted, annotated.sizes, info)
     boxes = fit_boxes(boxes, frames, rows["image_id"].tolist(), tally)
-    boxes = _framed(boxes, frames, rows, whole, tally, keep=keep_unframed)
+    boxes = _framed(boxes, frames, rows, tally, keep=keep_unframed)
     verdict = count_votes(annotated.readings, dataset, ontology, tally, majority=readers == "majority")
     drawn = _boxes_of(boxes, verdict, dataset, ontology, rows, tally)
     before = sum(len(of_film) for of_film in drawn)
@@ -123,15 +123,9 @@ def settle(
 
 
 def _framed(
-    boxes: pd.DataFrame,
-    frames: NDArray[np.float64],
-    rows: pd.DataFrame,
-    whole: NDArray[np.bool_],
-    tally: Tally,
-    *,
-    keep: bool,
+    boxes: pd.DataFrame, frames: NDArray[np.float64], rows: pd.DataFrame, tally: Tally, *, keep: bool
 ) -> pd.DataFrame:
-    """Leave out boxes whose frame is not known, unless they are to be kept; ``whole`` is changed with them."""
+    """Leave out boxes whose frame is not known, unless they are to be kept."""
     film = boxes["film"].to_numpy(np.intp)
     unframed = np.isnan(frames[film, 0])
     if not unframed.any():
@@ -140,8 +134,7 @@ def _framed(
         tally.note(f"{int(unframed.sum()):,} boxes have no frame, so nothing can be trained on them. {SIZE_HINT}")
         return boxes
     tally.drop("box whose frame, the size of the original film, is not known", rows["image_id"].iloc[film[unframed]])
-    tally.note(f"a PNG or JPEG does not show how large the original film was. {SIZE_HINT}")
-    whole[film[unframed]] = False
+    tally.note(f"neither a table nor a DICOM header says how large these films were. {SIZE_HINT}")
     framed: pd.DataFrame = boxes[~unframed]
     return framed
 

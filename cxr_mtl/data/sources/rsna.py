@@ -75,12 +75,10 @@ def read_rsna(
 
 def _films(table: pd.DataFrame, ontology: Ontology, tally: Tally) -> pd.DataFrame:
     """One row a film: ``name``, ``opacity`` (bool), ``boxes``, and ``whole``, whether all its boxes could be read."""
-    for reason, bad in (
-        ("row has no patientId", table["patientId"] == ""),
-        ("Target is neither 0 nor 1", ~table["Target"].isin(["0", "1", "0.0", "1.0"])),
-    ):
-        tally.drop(reason, table.loc[bad, "patientId"])
-        table = table[~bad]
+    nameless, unmarked = table["patientId"] == "", ~table["Target"].isin(["0", "1", "0.0", "1.0"])
+    tally.drop("row has no patientId", table.loc[nameless, "Target"])
+    tally.drop("Target is neither 0 nor 1", table.loc[unmarked & ~nameless, "patientId"])
+    table = table[~(nameless | unmarked)]
     table = table.assign(opacity=table["Target"].str[0] == "1")
     mixed = table.groupby("patientId")["opacity"].transform("nunique") > 1
     tally.drop("rows of the film contradict each other in Target", table.loc[mixed, "patientId"].unique())
@@ -135,12 +133,11 @@ def _add_classes(films: pd.DataFrame, root: Path, info: dict[str, Any], tally: T
     table = read_table(path, needed=("patientId", "class")).drop_duplicates(["patientId", "class"])
     table = table[~table["patientId"].duplicated(keep=False) & table["class"].isin([OPACITY, NORMAL, OTHER])]
     classes = films["name"].map(dict(zip(table["patientId"], table["class"], strict=True)))
-    for reason, bad in (
-        (f"film has not one of RSNA's classes in {path.name}", classes.isna()),
-        ("class and boxes contradict each other", classes.notna() & ((classes == OPACITY) != films["opacity"])),
-    ):
-        tally.drop(reason, films.loc[bad, "name"])
-        films, classes = films[~bad], classes[~bad]
+    unclear = classes.isna()
+    wrong = ~unclear & ((classes == OPACITY) != films["opacity"])
+    tally.drop(f"film has not one of RSNA's classes in {path.name}", films.loc[unclear, "name"])
+    tally.drop("class and boxes contradict each other", films.loc[wrong, "name"])
+    films, classes = films[~(unclear | wrong)], classes[~(unclear | wrong)]
     if films.empty:
         raise DataError(f"No film of the table of labels has a class in {path}.", hint=_HINT)
     return films.assign(normal=np.where(classes == NORMAL, PRESENT, ABSENT)).reset_index(drop=True)
@@ -185,7 +182,7 @@ def _read_mapping(path: Path) -> dict[str, str]:
     stems = pd.Series(pairs, dtype="str").str.removesuffix(".png")
     strange = ~stems.str.fullmatch(r"\d{1,8}_\d{1,4}")
     if strange.any():
-        first = stems[strange].iloc[0]
+        first = pairs[str(stems.index[strange][0])]
         raise DataError(f"{path}: {first!r} is no name of an NIH film.", hint=_MAPPING_HINT)
     return {str(name): stem for name, stem in stems.items()}
 
