@@ -71,7 +71,7 @@ def data_import(
     from cxr_mtl.data.sources import import_source
 
     if template:
-        from cxr_mtl.data.sources.csv_table import template as csv_template
+        from cxr_mtl.data.sources.own.csv_table import template as csv_template
         from cxr_mtl.ontology import load_ontology
 
         print(csv_template(load_ontology(ontology)), end="")

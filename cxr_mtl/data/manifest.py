@@ -81,8 +81,9 @@ class Manifest:
         """The findings that a dataset speaks of; of all others it says nothing."""
         stated = self.info.get("datasets", {}).get(dataset, {}).get("labelled")
         if stated is None and not (stated := self.ontology.labelled_by(dataset)):
-            known = ~np.isnan(self.labels()[(self.table["dataset"] == dataset).to_numpy(bool)]).all(axis=0)
-            stated = [name for name, labels in zip(self.ontology.names, known, strict=True) if labels]
+            labels = self.labels()[(self.table["dataset"] == dataset).to_numpy(bool)]
+            known = np.asarray(~np.isnan(labels).all(axis=0))
+            stated = [name for name, one in zip(self.ontology.names, known, strict=True) if one]
         return frozenset(stated)
 
     def boxed(self, dataset: str) -> frozenset[str]:
@@ -106,7 +107,7 @@ class Manifest:
         for dataset, rows in self.table.groupby("dataset").indices.items():
             boxed = self.boxed(str(dataset))
             exhaustive[rows] = [name in boxed for name in findings]
-        return exhaustive & self.table["boxes_exhaustive"].to_numpy(bool)[:, None]
+        return np.asarray(exhaustive & self.table["boxes_exhaustive"].to_numpy(bool)[:, None])
 
     def expressed_in(self, ontology: Ontology) -> Manifest:
         """The same films with another ontology's findings: what has the same name keeps its label, all else is unknown.

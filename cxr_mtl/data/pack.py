@@ -13,6 +13,7 @@ unfinished; ``pack_draft`` says how it grows. A pack may hold more films than a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
@@ -134,9 +135,10 @@ def make_pack(
             if ready is None or (verify and verify_pack(out)):
                 _pack(manifest, side, out, workers or os.cpu_count() or 1, progress or (lambda _: None))
     except OSError as error:
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise DataError(
             f"{out}: the pack could not be written: {error.strerror or error}.",
-            hint="Free some disk and run this again: it goes on where it stopped.",
+            hint="Free some disk and run this again: it goes on where it stopped." if full else "Name another folder.",
         ) from None
     return open_pack(out, manifest)
 

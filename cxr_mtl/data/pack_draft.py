@@ -8,6 +8,7 @@ The draft's name says what it is a draft of: two runs that write the same draft 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -184,7 +185,7 @@ class Draft:
         needed = sum(len(self._rows(block)) for block in todo) * self.side**2
         free = shutil.disk_usage(self.images.parent).free
         if needed > free:
-            raise OSError(0, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+            raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
 
 
 def checksum(films: NDArray[np.uint8]) -> str:

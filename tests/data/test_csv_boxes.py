@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_mtl.data.sources.csv_table import read_csv_table
 from cxr_mtl.data.sources.found import Found
+from cxr_mtl.data.sources.own.csv_table import read_csv_table
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.ontology import load_ontology
 from cxr_mtl.types import Box

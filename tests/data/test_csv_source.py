@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxr_mtl.data.sources.csv_boxes import clean_path
-from cxr_mtl.data.sources.csv_table import read_csv_table, template
-from cxr_mtl.data.sources.csv_text import numbers, read_cells
 from cxr_mtl.data.sources.found import Found
+from cxr_mtl.data.sources.own.csv_boxes import clean_path
+from cxr_mtl.data.sources.own.csv_table import read_csv_table, template
+from cxr_mtl.data.sources.own.csv_text import numbers, read_cells
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import list_ontologies, load_ontology

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cxr_mtl.data.read import read_image
-from cxr_mtl.data.sources.sizes import film_size
+from cxr_mtl.data.sources.tables.sizes import film_size
 from cxr_mtl.errors import ImageError
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_mtl.data.sources.copies import same_files
-from cxr_mtl.data.sources.folders import read_folders
 from cxr_mtl.data.sources.found import Found
+from cxr_mtl.data.sources.own.copies import same_files
+from cxr_mtl.data.sources.own.folders import read_folders
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import load_ontology

@@ -12,7 +12,7 @@ import pytest
 
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.sources import ImportReport, import_source
-from cxr_mtl.data.sources.files import read_table
+from cxr_mtl.data.sources.tables.files import read_table
 from cxr_mtl.data.split import check_patients
 from cxr_mtl.errors import ConfigError, CxrError, DataError
 from cxr_mtl.ontology import load_ontology

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_mtl.data.sources.drawn import fit_boxes, read_boxes, read_frames
-from cxr_mtl.data.sources.fusion import fuse_boxes, overlap
-from cxr_mtl.data.sources.readers import POLICIES, check_readers
+from cxr_mtl.data.sources.readers.drawn import fit_boxes, read_boxes, read_frames
+from cxr_mtl.data.sources.readers.fusion import fuse_boxes, overlap
+from cxr_mtl.data.sources.readers.settle import POLICIES, check_readers
+from cxr_mtl.data.sources.readers.votes import Readings, Verdict, count_votes, make_readings
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.votes import Readings, Verdict, count_votes, make_readings
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import load_ontology
 from cxr_mtl.types import Box

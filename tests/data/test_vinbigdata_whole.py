@@ -13,9 +13,9 @@ import pytest
 from vindr_files import ticks
 
 from cxr_mtl.data.sources import import_source
-from cxr_mtl.data.sources.files import read_table
 from cxr_mtl.data.sources.found import Found
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.files import read_table
 from cxr_mtl.data.sources.vinbigdata import LOCAL, read_vinbigdata
 from cxr_mtl.data.sources.vindr import read_vindr
 from cxr_mtl.ontology import load_ontology

@@ -32,7 +32,7 @@ _HALF = np.array(
     dtype=np.float64,
 )
 _MEAN_CHEST = np.hstack([_HALF, _HALF[:, ::-1]]) / np.linalg.norm(np.hstack([_HALF, _HALF]))
-"""(8, 8) unit length, mean 0: the usual frontal chest, dense is high; the left half was measured, the right is alike."""
+"""(8, 8) unit length, mean 0: the usual frontal chest, dense is high, both halves alike."""
 
 _INVERTED = -0.2
 """Correlation with the usual chest; of the test films the lowest has 0, and 99.6 % have more than .2."""
@@ -89,7 +89,8 @@ def lie_of(thumb: NDArray[np.uint8]) -> tuple[bool, bool]:
     """Whether a (32, 32) frontal film is inverted, and whether it lies on its side or head.
 
     Of eight chests (four ways to lie, dense as bright or as dark) the one that it is most like must be far more like it
-    than the upright one is. Found so were 95 % of the test films when inverted, and no film that was not.
+    than the upright one is. Of the test films it finds 99.3 % when inverted, turned 20 % (children on their heads) to
+    99 %, and none as they are but one, which does lie on its head.
     """
     coarse = thumb.reshape(8, THUMB // 8, 8, THUMB // 8).mean((1, 3), dtype=np.float64)
     coarse -= coarse.mean()

@@ -48,7 +48,8 @@ def _signs(strokes: NDArray[np.bool_], side: int) -> NDArray[np.int64]:
     full = np.bincount(labels.ravel(), minlength=num + 1)[1:] / (width * height)
     fits = (height >= max(_PIXELS, _LOW * side)) & (height <= _TALL * side) & (width <= 4 * height)
     boxes = boxes[fits & (full > 0.15) & (full < 0.95)]
-    return boxes[np.argsort(boxes[:, 0], kind="stable")][:_MOST_SIGNS]
+    signs: NDArray[np.int64] = boxes[np.argsort(boxes[:, 0], kind="stable")][:_MOST_SIGNS]
+    return signs
 
 
 def _lines(signs: NDArray[np.int64]) -> NDArray[np.int64]:

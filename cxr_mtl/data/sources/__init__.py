@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from cxr_mtl.data.manifest import Manifest, tabulate
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.labels import complete_all
 from cxr_mtl.data.sources.report import ImportReport, Tally, make_report
+from cxr_mtl.data.sources.tables.labels import complete_all
 from cxr_mtl.data.split import carve_validation, check_patients, split_by_patient, with_split
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import Ontology, load_ontology
@@ -51,8 +51,8 @@ SOURCES = {
     "vinbigdata": "cxr_mtl.data.sources.vinbigdata:read_vinbigdata",
     "rsna": "cxr_mtl.data.sources.rsna:read_rsna",
     "kermany": "cxr_mtl.data.sources.kermany:read_kermany",
-    "folders": "cxr_mtl.data.sources.folders:read_folders",
-    "csv": "cxr_mtl.data.sources.csv_table:read_csv_table",
+    "folders": "cxr_mtl.data.sources.own.folders:read_folders",
+    "csv": "cxr_mtl.data.sources.own.csv_table:read_csv_table",
 }
 """The command line's word for a dataset, and where its function is; imported when asked for."""
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-from cxr_mtl.data.sources.labels import Flags, Labels, stated_columns
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.labels import Flags, Labels, stated_columns
 from cxr_mtl.ontology import Ontology
 
 # fmt: off

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.files import keep_films, read_table, short_hash
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.labels import stated_words
+from cxr_mtl.data.sources.own.walk import listing_hash, name_films, walk_films
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.walk import listing_hash, name_films, walk_films
+from cxr_mtl.data.sources.tables.files import keep_films, read_table, short_hash
+from cxr_mtl.data.sources.tables.labels import stated_words
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 

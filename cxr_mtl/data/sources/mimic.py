@@ -20,10 +20,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_mtl.data.sources.chexpert_labels import LABELS, label_of, read_marks
-from cxr_mtl.data.sources.columns import OLDEST, read_sexes, read_views
-from cxr_mtl.data.sources.files import find_table, keep_films, read_table, short_hash
 from cxr_mtl.data.sources.found import Found
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.columns import OLDEST, read_sexes, read_views
+from cxr_mtl.data.sources.tables.files import find_table, keep_films, read_table, short_hash
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import Ontology
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_mtl.data.sources.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.files import Films, read_list, read_table, short_hash
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.labels import stated_words
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
+from cxr_mtl.data.sources.tables.files import Films, read_list, read_table, short_hash
+from cxr_mtl.data.sources.tables.labels import stated_words
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import Box

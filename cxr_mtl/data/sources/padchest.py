@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.files import Films, find_table, keep_films, read_table, short_hash
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.labels import Flags, Labels, stated_words
 from cxr_mtl.data.sources.padchest_words import BLANK, WORDS, read_listed
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
+from cxr_mtl.data.sources.tables.files import Films, find_table, keep_films, read_table, short_hash
+from cxr_mtl.data.sources.tables.labels import Flags, Labels, stated_words
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import PRESENT, UNKNOWN

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_mtl.data.sources.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.files import Films, find_table, keep_films, read_list, read_table, short_hash
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.labels import Labels
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
+from cxr_mtl.data.sources.tables.files import Films, find_table, keep_films, read_list, read_table, short_hash
+from cxr_mtl.data.sources.tables.labels import Labels
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import ABSENT, PRESENT, UNKNOWN, Box

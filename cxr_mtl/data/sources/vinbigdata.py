@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_mtl.data.sources.drawn import CORNERS
-from cxr_mtl.data.sources.files import find_table, keep_films, read_table, short_hash
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.readers import Annotated, check_readers, settle
+from cxr_mtl.data.sources.readers.drawn import CORNERS
+from cxr_mtl.data.sources.readers.settle import Annotated, check_readers, settle
+from cxr_mtl.data.sources.readers.votes import Readings, make_readings
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.votes import Readings, make_readings
+from cxr_mtl.data.sources.tables.files import find_table, keep_films, read_table, short_hash
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import ABSENT, PRESENT

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_mtl.data.sources.drawn import CORNERS
-from cxr_mtl.data.sources.files import keep_films
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.readers import Annotated, check_readers, settle
+from cxr_mtl.data.sources.readers.drawn import CORNERS
+from cxr_mtl.data.sources.readers.settle import Annotated, check_readers, settle
+from cxr_mtl.data.sources.readers.votes import make_readings
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.files import keep_films
 from cxr_mtl.data.sources.vindr_tables import HINT, KEYS, LOCAL, WORDS, Half, read_half
-from cxr_mtl.data.sources.votes import make_readings
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 

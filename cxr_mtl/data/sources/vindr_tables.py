@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_mtl.data.sources.drawn import CORNERS
-from cxr_mtl.data.sources.files import read_table, short_hash
+from cxr_mtl.data.sources.readers.drawn import CORNERS
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.files import read_table, short_hash
 from cxr_mtl.errors import DataError
 from cxr_mtl.types import ABSENT, PRESENT
 

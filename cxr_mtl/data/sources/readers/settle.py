@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.drawn import SIZE_HINT, fit_boxes, read_boxes, read_frames
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.fusion import SAME, fuse_boxes
+from cxr_mtl.data.sources.readers.drawn import SIZE_HINT, fit_boxes, read_boxes, read_frames
+from cxr_mtl.data.sources.readers.fusion import SAME, fuse_boxes
+from cxr_mtl.data.sources.readers.votes import Readings, Verdict, count_votes, describe_readers
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.votes import Readings, Verdict, count_votes, describe_readers
 from cxr_mtl.errors import ConfigError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import PRESENT, Box

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cxr_mtl.data.sources.own import SPLIT_WORDS, near_word, plain
+from cxr_mtl.data.sources.own.films import SPLIT_WORDS, near_word, plain
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology

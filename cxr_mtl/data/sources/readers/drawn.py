@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.files import read_table, short_hash
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.sizes import film_size
+from cxr_mtl.data.sources.tables.files import read_table, short_hash
+from cxr_mtl.data.sources.tables.sizes import film_size
 from cxr_mtl.errors import DataError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")

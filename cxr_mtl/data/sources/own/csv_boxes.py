@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.csv_text import numbers, read_cells
-from cxr_mtl.data.sources.files import short_hash
+from cxr_mtl.data.sources.own.csv_text import numbers, read_cells
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.sizes import film_size
+from cxr_mtl.data.sources.tables.files import short_hash
+from cxr_mtl.data.sources.tables.sizes import film_size
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import Box

@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.csv_boxes import Drawn, clean_path, read_boxes
-from cxr_mtl.data.sources.csv_template import template
-from cxr_mtl.data.sources.csv_text import names_of, numbers, read_cells
-from cxr_mtl.data.sources.files import keep_films, short_hash
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.labels import stated_columns
-from cxr_mtl.data.sources.own import SPLIT_WORDS, check_splits, excluded_by_normal, near_word
+from cxr_mtl.data.sources.own.csv_boxes import Drawn, clean_path, read_boxes
+from cxr_mtl.data.sources.own.csv_template import template
+from cxr_mtl.data.sources.own.csv_text import names_of, numbers, read_cells
+from cxr_mtl.data.sources.own.films import SPLIT_WORDS, check_splits, excluded_by_normal, near_word
+from cxr_mtl.data.sources.own.walk import name_films
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.walk import name_films
+from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
+from cxr_mtl.data.sources.tables.files import keep_films, short_hash
+from cxr_mtl.data.sources.tables.labels import stated_columns
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import ABSENT, PRESENT

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.sources.copies import same_files
-from cxr_mtl.data.sources.folder_names import Said, drop_strange, read_folders_of
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.own import check_splits, excluded_by_normal
-from cxr_mtl.data.sources.patients import note_disputed, read_patients
+from cxr_mtl.data.sources.own.copies import same_files
+from cxr_mtl.data.sources.own.films import check_splits, excluded_by_normal
+from cxr_mtl.data.sources.own.folder_names import Said, drop_strange, read_folders_of
+from cxr_mtl.data.sources.own.patients import note_disputed, read_patients
+from cxr_mtl.data.sources.own.walk import listing_hash, name_films, walk_films
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.data.sources.walk import listing_hash, name_films, walk_films
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import ABSENT, PRESENT

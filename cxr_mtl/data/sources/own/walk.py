@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cxr_mtl.data.sources.files import IMAGE_SUFFIXES
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.files import IMAGE_SUFFIXES
 from cxr_mtl.errors import DataError
 
 _SKIPPED = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information"})

@@ -1,0 +1,1 @@
+"""Films of one's own, in folders or in a table."""

@@ -1,0 +1,1 @@
+"""Several radiologists read one film: their marks and boxes to one answer."""

@@ -1,0 +1,1 @@
+"""How any dataset's tables are read: files, columns, labels, and the size of a film."""
