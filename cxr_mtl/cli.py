@@ -111,6 +111,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html, ...")] = Path("report"),
     resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    allow_seen: Annotated[
+        bool, typer.Option(help="Test on patients the bundle learned from, too; it is reported.")
+    ] = False,
 ) -> None:
     """Measure a bundle on a split: results.json, predictions.parquet, report.html, figures.
 
@@ -119,7 +122,7 @@ def evaluate(
     from cxr_mtl.evaluate.run import evaluate as run
     from cxr_mtl.evaluate.run import headline
 
-    results = run(bundle, manifest, split, out, resamples=resamples, seed=seed)
+    results = run(bundle, manifest, split, out, resamples=resamples, seed=seed, allow_seen=allow_seen)
     print("\n".join([*headline(results), f"Report: {out / 'report.html'}"]))
 
 

@@ -153,11 +153,14 @@ def data_doctor(
 
     Example: cxr-mtl data doctor nih.parquet
     """
+    from tqdm import tqdm
+
     from cxr_mtl.data.doctor import examine
     from cxr_mtl.data.manifest_file import load_manifest
 
     loaded = load_manifest(manifest)
-    problems = examine(loaded, decode=decode)
+    with tqdm(total=len(loaded) if decode else 0, unit="film", disable=None if decode and not as_json else True) as bar:
+        problems = examine(loaded, decode=decode, progress=bar.update)
     if as_json:
         print(json.dumps([p.to_dict() for p in problems], indent=2))
     else:
@@ -204,20 +207,29 @@ def data_pack(
     manifest: Manifest,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Side of the model's input, pixels.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; one a core by default.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check a finished pack, and mend it; exit 1 if it was bad.")
+    ] = False,
 ) -> None:
-    """Decode every film once into a file that maps into memory; training reads it.
+    """Decode every film once into a file that maps into memory; training reads it. Goes on where it was stopped.
 
     Example: cxr-mtl data pack nih.parquet --size 224 --out nih.pack224
     """
     from tqdm import tqdm
 
     from cxr_mtl.data.manifest_file import load_manifest
-    from cxr_mtl.data.pack import make_pack
+    from cxr_mtl.data.pack import is_pack, make_pack, verify_pack
 
     loaded = load_manifest(manifest)
+    damaged = verify_pack(out) if verify and is_pack(out) else []
+    for block in damaged:
+        print(f"{out}: {block}.", file=sys.stderr)
     with tqdm(total=len(loaded), unit="film", disable=None) as bar:
-        pack = make_pack(loaded, size, out, workers=workers, progress=bar.update)
+        pack = make_pack(loaded, size, out, workers=workers, progress=bar.update, verify=verify)
     for name, reason in pack.unread.items():
         print(f"{name}: {reason}", file=sys.stderr)
     print(f"{out}: {len(loaded) - len(pack.unread)} films at {size} px, {len(pack.unread)} could not be read.")
+    if damaged:
+        print(f"{out}: {len(damaged)} damaged blocks were decoded again.")
+        raise typer.Exit(1)

@@ -32,9 +32,6 @@ _JPEG_LS = frozenset(f"1.2.840.10008.1.2.4.{kind}" for kind in (80, 81))
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{kind}" for kind in (90, 91, 201, 202, 203))
 _GDCM = Path(gdcm_child.__file__)
 _SECONDS = 120.0  # for gdcm, which takes one for a large film
-# Past the end of a damaged JPEG-LS stream its decoder counts through four thousand million bytes that are not there,
-# unless some are.
-_SLACK = b"\0" * 16
 
 
 def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np.integer[Any]]:
@@ -57,9 +54,9 @@ def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np
         head = replace(head, bits=12)  # the only other depth that lossy JPEG has; gdcm writes 16 there
     if frame.startswith(JPEG_MAGIC):
         end = frame.rfind(END_OF_IMAGE)
-        if end < 0:
+        if end < 0:  # must not reach the decoder of JPEG-LS, which then counts through 2**32 bytes that are not there
             raise refuse("truncated", "has a compressed picture that ends too early", RESEND)
-        frame = frame[: end + 2] + _SLACK
+        frame = frame[: end + 2]
     try:
         values = _raw_values(syntax, frame, head, options)
     except ImageError:

@@ -5,10 +5,8 @@ N films of a manifest.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,40 +78,21 @@ def boxed_in_train(manifest: Manifest) -> NDArray[np.intp]:
     return np.flatnonzero(nih & boxed & _in_splits(manifest.table, LEARNED_FROM))
 
 
-def read_trained(path: Path) -> pd.DataFrame:
-    """The split.csv of a bundle, as text: image_id, patient_id, split and, but for older bundles, dataset.
-
-    Raises:
-        DataError: not such a table.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = pd.read_csv(io.StringIO(text.partition("\n")[2] if text.startswith("#") else text), dtype=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read.", hint="Restore it from the run folder.") from error
-    if missing := [name for name in ("image_id", "patient_id", "split") if name not in table]:
-        raise DataError(f"{path} has no column {missing[0]!r}.", hint="Restore it from the run folder.")
-    return table.fillna("")
-
-
 def seen_films(trained: pd.DataFrame, manifest: Manifest, split: str) -> NDArray[np.intp]:
     """Rows of a split that show a patient, or are a film, that a model learned from.
 
     Films of a dataset that is made of another's count as seen where nothing says which film is which.
 
     Args:
-        trained: as ``read_trained`` gives it. Without ``dataset`` films are compared by image_id alone.
+        trained: dataset, image_id, patient_id and split of each film, as ``split_file.read_split`` gives them.
         split: only its rows are looked at.
     """
     learned = trained[_in_splits(trained, LEARNED_FROM)]
     films = manifest.table
-    if "dataset" not in trained:
-        known = films["image_id"].isin(set(learned["image_id"])).to_numpy(bool)
-    else:
-        patients = set(_qualified(learned["dataset"], learned["patient_id"]))
-        images = set(zip(learned["dataset"], learned["image_id"], strict=True))
-        known = np.asarray([film in images for film in zip(films["dataset"], films["image_id"], strict=True)], bool)
-        known |= np.isin(manifest.patient_ids, sorted(patients)) | _may_be_seen(learned, films)
+    patients = set(_qualified(learned["dataset"], learned["patient_id"]))
+    images = set(zip(learned["dataset"], learned["image_id"], strict=True))
+    known = np.asarray([film in images for film in zip(films["dataset"], films["image_id"], strict=True)], bool)
+    known |= np.isin(manifest.patient_ids, sorted(patients)) | _may_be_seen(learned, films)
     return np.flatnonzero(known & (films["split"] == split).to_numpy(bool))
 
 

@@ -23,9 +23,9 @@ Stamp = tuple[int, int]  # bytes and time of last change, seconds; (0, 0) of a f
 def stamps(manifest: Manifest) -> list[Stamp]:
     """What tells that a film's file is still the same, without reading it: what make, rsync and git go by too."""
     found = []
-    for row in range(len(manifest)):
+    for name in manifest.table["image_path"].astype(str):
         try:
-            status = manifest.path(row).stat()
+            status = (manifest.root / name).stat()
             found.append((status.st_size, int(status.st_mtime)))  # whole seconds: what copying keeps
         except OSError:
             found.append((0, 0))  # decoding will say so

@@ -16,6 +16,7 @@ __all__ = ["JPEG_MAGIC", "PNG_MAGIC", "decode", "walk_jpeg", "walk_png"]  # sour
 
 _SPREAD = 24  # of 255: what JPEG chroma and scanner tint make of grey stays under it
 _MAX_COLOURED = 0.02  # of the pixels: room for a coloured marker or a line of text
+_STRIP = 256  # rows of a picture in colours that are looked at together
 _SHALLOW = 16384  # a 16-bit file whose brightest pixel is below it holds 10- to 14-bit data that was never scaled up
 
 
@@ -53,32 +54,37 @@ def _grey(picture: Image.Image) -> tuple[NDArray[np.float32], list[str]]:
     if picture.mode in ("I;16", "I"):
         return _scale_16_bit(np.asarray(picture), picture.info.get("transparency"))
     if picture.mode in ("1", "L") and "transparency" not in picture.info:
-        return _unit(np.asarray(picture.convert("L"))), []
-    notes: list[str] = []
-    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
-        layers = picture.convert("RGBA")
-        if layers.getchannel("A").getextrema() != (255, 255):
-            layers = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
-            notes.append("transparent parts read as black")
-        picture = layers
-    picture = picture.convert("RGB")
-    coloured = _coloured(np.asarray(picture))
-    if coloured > _MAX_COLOURED:
+        return _unit(np.asarray(picture if picture.mode == "L" else picture.convert("L"))), []
+    grey = np.empty((picture.height, picture.width), np.float32)
+    coloured, see_through = 0, False
+    for top in range(0, picture.height, _STRIP):  # in strips, as four channels of a whole film are a lot of memory
+        strip = picture.crop((0, top, picture.width, min(top + _STRIP, picture.height)))
+        if strip.mode in ("LA", "PA", "RGBA") or "transparency" in strip.info:
+            strip = strip.convert("RGBA")
+            if strip.getchannel("A").getextrema() != (255, 255):
+                strip = Image.alpha_composite(Image.new("RGBA", strip.size, (0, 0, 0, 255)), strip)
+                see_through = True
+        strip = strip.convert("RGB")
+        coloured += _coloured(np.asarray(strip))
+        grey[top : top + _STRIP] = _unit(np.asarray(strip.convert("L")))
+    notes = ["transparent parts read as black"] if see_through else []
+    share = coloured / grey.size
+    if share > _MAX_COLOURED:
         raise refuse(
             "colour",
-            f"is a colour picture: {coloured:.0%} of its pixels are coloured, a film has none",
+            f"is a colour picture: {share:.0%} of its pixels are coloured, a film has none",
             "Send the radiograph itself, in grey.",
         )
     if coloured > 0:
-        notes.append(f"coloured marks ({coloured:.1%} of the pixels) read as grey")
-    return _unit(np.asarray(picture.convert("L"))), notes
+        notes.append(f"coloured marks ({share:.1%} of the pixels) read as grey")
+    return grey, notes
 
 
-def _coloured(rgb: NDArray[np.uint8]) -> float:
-    """Share of the pixels whose channels differ by more than grey's do."""
+def _coloured(rgb: NDArray[np.uint8]) -> int:
+    """Number of pixels whose channels differ by more than grey's do."""
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    return float(np.mean(spread > _SPREAD))
+    return int(np.count_nonzero(spread > _SPREAD))
 
 
 def _unit(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 What a file is, its content says, not its name. Nothing here is process-wide: no warning filter, no setting of Pillow or
 pydicom is touched, so server workers and the demo's threads may call ``read_image`` at once. Memory stays under about
-14 bytes a pixel, and no picture is decoded before its header was judged.
+16 bytes a pixel, and no picture is decoded before its header was judged.
 """
 
 from __future__ import annotations

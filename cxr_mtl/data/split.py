@@ -76,12 +76,6 @@ def with_split(manifest: Manifest, split: NDArray[np.object_], how: Mapping[str,
     return replace(manifest, table=table, info=manifest.info | {"split": dict(how)})
 
 
-def split_table(manifest: Manifest) -> pd.DataFrame:
-    """Which film is in which split, for a bundle to carry: dataset, image_id, patient_id, split, in their order."""
-    table = manifest.table[["dataset", "image_id", "patient_id", "split"]]
-    return table.sort_values(["dataset", "image_id"], ignore_index=True)
-
-
 def split_hash(manifest: Manifest) -> str:
     """sha256 over the sorted (dataset, image_id, split); equal exactly when every film is in the same split."""
     films = manifest.table[["dataset", "image_id"]].assign(split=manifest.table["split"].fillna(""))

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_mtl.bundle import RESULTS, SPLIT, Bundle
-from cxr_mtl.data.leaks import check_seen, read_trained, seen_films
+from cxr_mtl.data.leaks import check_seen, seen_films
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.split import shared_patients, split_hash
+from cxr_mtl.data.split_file import COLUMNS, read_split
 from cxr_mtl.evaluate.boxes import boxes
 from cxr_mtl.evaluate.collect import Answered, Answerer, collect
 from cxr_mtl.evaluate.plots import SIDE, Panel, box_panel, panels, to_png
@@ -150,7 +151,7 @@ def _subject(
 def _trained(bundle: Bundle) -> pd.DataFrame:
     """What the bundle was trained and calibrated on, as far as it says."""
     path = bundle.folder / SPLIT
-    return read_trained(path) if path.is_file() else pd.DataFrame(columns=["image_id", "patient_id", "split"])
+    return read_split(path)[0] if path.is_file() else pd.DataFrame(columns=list(COLUMNS), dtype="str")
 
 
 def _draw(bundle: Bundle, answered: Answered, results: Row) -> dict[str, dict[str, Panel]]:

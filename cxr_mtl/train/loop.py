@@ -24,7 +24,8 @@ from cxr_mtl.card import model_card
 from cxr_mtl.config import RunConfig, save_config
 from cxr_mtl.data.augment import augment
 from cxr_mtl.data.loader import num_batches, prefetch, train_batches
-from cxr_mtl.data.split import split_hash, split_table
+from cxr_mtl.data.split import split_hash
+from cxr_mtl.data.split_file import split_text
 from cxr_mtl.engine.distributed import barrier, device, mean_over_ranks, ranks
 from cxr_mtl.engine.engine import Engine, latest_tag
 from cxr_mtl.engine.settings import deepspeed_settings
@@ -223,7 +224,7 @@ class Run:
         )
 
     def _split_csv(self) -> str:
-        return str(split_table(self.study.manifest).to_csv(index=False))
+        return split_text(self.study.manifest)
 
 
 def _set_priors(model: MultiTaskModel, study: Study) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.config import RunConfig
+from cxr_mtl.data.leaks import check_leaks
 from cxr_mtl.data.loader import Examples, make_examples
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
@@ -50,6 +51,7 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
     """
     manifest = load_manifest(config.data.manifest)
     check_patients(manifest)
+    check_leaks(manifest)
     for split in ("train", "val"):
         if not (manifest.table["split"] == split).any():
             raise DataError(

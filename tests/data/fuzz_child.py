@@ -64,6 +64,12 @@ def _checked(film: Radiograph) -> str:
     return "read"
 
 
+def peak_mb() -> float:
+    """Most memory that this process ever had; ``ru_maxrss`` would count what the process that started it had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def main(first: int, count: int) -> int:
     handler = Kept()
     logging.basicConfig(level=logging.DEBUG, handlers=[handler])
@@ -72,7 +78,7 @@ def main(first: int, count: int) -> int:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ADDRESS_SPACE,) * 2)
     handler.said.clear()  # of making the files
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     came, slowest = Counter[str](), (0.0, first)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -87,9 +93,9 @@ def main(first: int, count: int) -> int:
             signal.alarm(0)
             assert not warned, str(warned[0].message)
             assert not handler.said, handler.said[0]
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = peak_mb() - before
     apart = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    summary = {"came": came, "slowest": slowest, "grown_mb": grown / 1024, "apart_mb": apart / 1024}
+    summary = {"came": came, "slowest": slowest, "grown_mb": grown, "apart_mb": apart / 1024}
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 

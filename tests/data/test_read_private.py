@@ -65,7 +65,8 @@ def tags_of(groups: frozenset[int]) -> list[tuple[int, str, str]]:
 
 def soil(data: Dataset, spared: set[str], groups: frozenset[int]) -> None:
     """The canary in every element that can hold text, in private ones, and within sequences."""
-    item = Dataset()
+    item, coded = Dataset(), Dataset()
+    coded.CodeMeaning = coded.CodeValue = coded.CodingSchemeDesignator = coded.LUTExplanation = CANARY
     for tag, vr, keyword in tags_of(groups):
         value: Any = CANARY.encode() if vr in ("UN", "OB") else CANARY
         for target in (data, item):
@@ -73,15 +74,17 @@ def soil(data: Dataset, spared: set[str], groups: frozenset[int]) -> None:
                 target.add_new(tag, vr, value)
     data.add_new(0x00091010, "LO", CANARY)
     data.OtherPatientIDsSequence = Sequence([item])
-    data.ViewCodeSequence, data.AnatomicRegionSequence = Sequence([item]), Sequence([item])
-    data.VOILUTSequence = Sequence([item])
+    data.ViewCodeSequence, data.AnatomicRegionSequence = Sequence([coded]), Sequence([coded])
+    data.VOILUTSequence = Sequence([coded])
 
 
 def soiled(groups: frozenset[int], **tags: Any) -> Dataset:
-    window = {"BodyPartExamined", "WindowCenter", "WindowWidth", "ViewPosition"}
+    spared = NEEDED | {"BodyPartExamined", "WindowCenter", "WindowWidth", "ViewPosition"}
     with disable_value_validation():
         data = film(BodyPartExamined="CHEST", WindowCenter=2048, WindowWidth=4096, ViewPosition="PA")
-        soil(data, NEEDED | window, groups)
+        if groups:
+            spared.add("SpecificCharacterSet")  # pydicom would complain of it at every element it writes
+        soil(data, spared, groups)
         for keyword, value in tags.items():
             if value is None:
                 delattr(data, keyword)

@@ -213,19 +213,6 @@ def test_ensemble_boxes_golden() -> None:
         np.testing.assert_allclose(ours, sorted(case["fused"]), atol=1e-5)
 
 
-def test_ensemble_boxes_live() -> None:
-    other = pytest.importorskip("ensemble_boxes", reason="ensemble-boxes (and numba) is not installed")
-    rng = np.random.default_rng(7)
-    for _ in range(200):
-        low = rng.uniform(0, 0.5, (rng.integers(1, 10), 2))
-        boxes = film_of(np.hstack([low, low + rng.uniform(0.1, 0.5, low.shape)]).tolist())
-        # Equal scores are gone through from last to first.
-        order = sorted(boxes, key=lambda b: b.xyxy, reverse=True)
-        ones = [[1.0] * len(order)]
-        theirs, _, _ = other.weighted_boxes_fusion([[b.xyxy for b in order]], ones, ones, iou_thr=0.4)
-        np.testing.assert_allclose(sorted(b.xyxy for b in fuse_boxes(boxes)), sorted(theirs.tolist()), atol=1e-5)
-
-
 # --- boxes of a table, and their frame -----------------------------------------------------------------------------
 
 

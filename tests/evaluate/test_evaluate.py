@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from cxr_mtl.data.manifest import make_manifest
 from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.sources import import_source
+from cxr_mtl.data.split_file import split_text
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import DataError
 from cxr_mtl.evaluate import run
@@ -264,14 +265,14 @@ def test_films_the_bundle_learned_from_are_refused_or_counted_and_warned_of(draw
     split = predictor.bundle.folder / "split.csv"
     # A film of the patient's that is not in the manifest: the patient was seen all the same.
     rows = f"nih,elsewhere,{first},val\nnih,none,{other},test\npadchest,none,{other},train\n"
-    split.write_text(f"dataset,image_id,patient_id,split\n{rows}")
+    split.write_text(f"# cxr-mtl split {{}}\ndataset,image_id,patient_id,split\n{rows}")
     try:
         with pytest.raises(DataError, match=f"{len(known)} films .1 patients. of split 'test'") as caught:
             evaluate(predictor.bundle, drawn, "test", tmp_path, predictor=predictor, **QUIET)
         assert "--allow-seen" in caught.value.hint
         assert not list(tmp_path.iterdir()), "nothing is measured first"
         results = evaluate(predictor.bundle, drawn, "test", tmp_path, predictor=predictor, allow_seen=True, **QUIET)
-        split.write_text(load_manifest(drawn).table[["dataset", "image_id", "patient_id", "split"]].to_csv(index=False))
+        split.write_text(split_text(load_manifest(drawn)))
         again = evaluate(predictor.bundle, drawn, "test", tmp_path / "test", predictor=predictor, **QUIET)
         val = evaluate(predictor.bundle, drawn, "val", tmp_path / "val", predictor=predictor, **QUIET)
     finally:

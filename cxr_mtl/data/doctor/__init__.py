@@ -17,7 +17,7 @@ def examine(
     *,
     decode: bool = True,
     threads: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Problem]:
     """Every problem, errors first.
 

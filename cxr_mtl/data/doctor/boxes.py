@@ -14,7 +14,7 @@ from cxr_mtl.types import ABSENT, PRESENT, Box
 
 _SAME_PIXEL = 1.0
 _TINY, _HUGE = 2e-5, 0.9
-"""Shares of the frame. NIH's boxes take .0009 to .56, and a nodule of 20 px in a film of VinDr's 6e-5."""
+"""Shares of the frame. NIH's boxes take .0008 to .56, and a nodule of 20 px in a film of VinDr's 6e-5."""
 _ENOUGH, _HALF = 10, 0.55
 """One in eight of NIH's boxes lies in the upper left quarter (to .55); that ten of ten do is no chance."""
 

@@ -48,7 +48,7 @@ class _Film:
 
 
 def examine_films(
-    manifest: Manifest, *, decode: bool, threads: int | None, progress: Callable[[int], None] | None
+    manifest: Manifest, *, decode: bool, threads: int | None, progress: Callable[[int], object] | None
 ) -> Iterator[Problem]:
     """Problems of the files; each file is read once, however many rows name it."""
     rows = np.flatnonzero(~manifest.table["image_path"].duplicated()).tolist()
@@ -64,7 +64,7 @@ def examine_films(
 
 
 def _read_all(
-    manifest: Manifest, rows: list[int], threads: int | None, progress: Callable[[int], None] | None
+    manifest: Manifest, rows: list[int], threads: int | None, progress: Callable[[int], object] | None
 ) -> Iterator[_Film]:
     # Threads, not processes: decoders release the lock, and nothing has to be pickled.
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
@@ -133,18 +133,18 @@ def _looks(manifest: Manifest, films: list[_Film]) -> Iterator[Problem]:
 
 
 def _seen(look: Look, *, lateral: bool) -> Iterator[str]:
-    if look.greys < GREYS:
-        yield "few-greys"
-    elif look.white > WHITE:
+    """The one thing that explains the others; only text may be there besides, where strokes can be seen at all."""
+    if look.white > WHITE:
         yield "washed-out"
-    elif look.black > BLACK:
-        yield "mostly-black"
-    elif look.inverted and not lateral:
-        yield "inverted"
-    elif look.turned and not lateral:
-        yield "turned"
-    if look.text >= LINES:
-        yield "text"
+    elif look.greys < GREYS:
+        yield "few-greys"
+    else:
+        if look.black > BLACK:
+            yield "mostly-black"
+        elif not lateral and (look.inverted or look.turned):
+            yield "inverted" if look.inverted else "turned"
+        if look.text >= LINES:
+            yield "text"
 
 
 def _sizes(manifest: Manifest, films: list[_Film]) -> Iterator[Problem]:

@@ -131,9 +131,10 @@ def _unlabelled(m: Manifest) -> Iterator[Problem]:
 
 
 def _leaks(m: Manifest) -> Iterator[Problem]:
+    told: set[int] = set()
     for leak in find_leaks(m):
         yield from of_films(m, leak.rows, "error", leak.check, leak.what, leak.fix)
-    told = {row for leak in find_leaks(m) for row in leak.rows}
+        told.update(leak.rows.tolist())
     rows = [row for row in boxed_in_train(m) if row not in told]
     what = "are NIH films with boxes, in training; all of NIH's boxed films are in its official test list"
     fix = "Report no numbers on NIH's official test list with a model of these, or use the official lists."
