@@ -131,7 +131,7 @@ def _in_pixels(matrix: Tensor, side: int) -> NDArray[np.float64]:
 def _noise_bank(side: int, noise: float) -> NDArray[np.int16]:
     """(3S/2, 3S/2) levels; the same for every run, which cuts from it where its own seed says."""
     levels = np.random.default_rng(0).standard_normal((side + side // 2,) * 2, dtype=np.float32) * noise * 255
-    return np.clip(np.rint(levels), -255, 255).astype(np.int16)
+    return np.asarray(np.clip(np.rint(levels), -255, 255), dtype=np.int16)
 
 
 @lru_cache(maxsize=2)

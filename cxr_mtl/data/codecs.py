@@ -17,8 +17,8 @@ from typing import Any
 
 import jpeg_ls
 import numpy as np
-import openjpeg
 from numpy.typing import NDArray
+from openjpeg.utils import decode_pixel_data as decode_jpeg_2000
 from PIL import JpegImagePlugin
 
 from cxr_mtl.data import gdcm_child
@@ -52,11 +52,9 @@ def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np
         raise refuse("corrupt", "is a DICOM file whose compressed picture has another size than stated", RESEND)
     if syntax in _JPEG and head.bits > 8 and not head.lossless:
         head = replace(head, bits=12)  # the only other depth that lossy JPEG has; gdcm writes 16 there
-    if frame.startswith(JPEG_MAGIC):
-        end = frame.rfind(END_OF_IMAGE)
-        if end < 0:  # must not reach the decoder of JPEG-LS, which then counts through 2**32 bytes that are not there
-            raise refuse("truncated", "has a compressed picture that ends too early", RESEND)
-        frame = frame[: end + 2]
+    if frame.startswith(JPEG_MAGIC) and END_OF_IMAGE not in frame:
+        # Must not reach the decoder of JPEG-LS, which then counts through 2**32 bytes that are not there.
+        raise refuse("truncated", "has a compressed picture that ends too early", RESEND)
     try:
         values = _raw_values(syntax, frame, head, options)
     except ImageError:
@@ -69,9 +67,9 @@ def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np
 def _raw_values(syntax: str, frame: bytes, head: Codestream, options: dict[str, Any]) -> bytes | bytearray:
     """What the decoder gives, row after row: one, two or four bytes a value, by the stream's depth."""
     if syntax in _JPEG_2000:
-        return openjpeg.decode_pixel_data(frame, version=2)
+        return bytes(decode_jpeg_2000(frame, version=2))
     if syntax in _JPEG_LS:
-        return jpeg_ls.decode_pixel_data(frame)[0]
+        return bytes(jpeg_ls.decode_pixel_data(frame)[0])
     if head.bits > 8 or head.lossless:
         return _decode_apart(syntax, frame, head, options)
     with JpegImagePlugin.JpegImageFile(io.BytesIO(frame)) as picture:

@@ -95,7 +95,7 @@ def _stored_values(film: Elements) -> NDArray[np.integer[Any]]:
     high = bits - 1 if high is None else high
     if not (bits - 1 <= high < allocated and signed in (0, 1)):
         raise refuse("corrupt", "is a DICOM file whose pixel description contradicts itself", RESEND)
-    options = {
+    options: dict[str, Any] = {
         "rows": rows,
         "columns": columns,
         "number_of_frames": 1,
@@ -116,7 +116,7 @@ def _stored_values(film: Elements) -> NDArray[np.integer[Any]]:
     if len(frame) < needed:
         raise refuse("truncated", "has fewer pixels than it states", RESEND)
     frame = frame[:needed] + b"\0" * (needed % 2)
-    unchecked = {"index": 0, "validate": False, "raw": True, "correct_unused_bits": False}
+    unchecked: dict[str, Any] = {"index": 0, "validate": False, "raw": True, "correct_unused_bits": False}
     values = get_decoder(syntax).as_array(frame, **unchecked, **options)[0]
     if bits < allocated:  # by hand, as pydicom takes the high bit to be the last stored one
         values = np.right_shift(np.left_shift(values, allocated - 1 - high), allocated - bits)

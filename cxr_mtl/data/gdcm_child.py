@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     syntax, (rows, columns, allocated, stored, signed) = arguments[0], (int(word) for word in arguments[1:])
     _limit(_MEMORY + _BYTES_PER_PIXEL * rows * columns)
     try:
-        import gdcm  # type: ignore[import-untyped]
+        import gdcm
     except ImportError:
         return NO_DECODER
     fragment = gdcm.Fragment()

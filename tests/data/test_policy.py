@@ -1,4 +1,4 @@
-"""What training makes of uncertain and blank labels: each rule by hand, and agreement with the tree on random tables."""
+"""What training makes of uncertain and blank labels: rules by hand, and agreement with the tree on random tables."""
 
 from __future__ import annotations
 
