@@ -26,8 +26,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_mtl.data.loader import training_labels
+from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.manifest_file import load_manifest
+from cxr_mtl.data.policy import measured_labels
 from cxr_mtl.metrics.counts import known_mean
 from cxr_mtl.metrics.intervals import estimate, patient_resamples, resampled_ranking
 
@@ -110,7 +111,7 @@ def yardstick(path: Path) -> list[dict[str, Any]]:
     """PCA and logistic regression on the same films, judged by the same code."""
     manifest = load_manifest(path)
     films = np.stack([_thumbnail(manifest.path(i)) for i in range(len(manifest))])
-    labels, splits = training_labels(manifest), np.array(manifest.table["split"].astype(str))
+    labels, splits = measured_labels(manifest, LabelsConfig()), np.array(manifest.table["split"].astype(str))
     train, test = splits == "train", splits == "test"
     named = set(manifest.ontology.labelled_by("nih")) - {manifest.ontology.normal}
     columns = [i for i, name in enumerate(manifest.ontology.names) if name in named]

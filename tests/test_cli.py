@@ -25,7 +25,10 @@ def test_help_names_every_command() -> None:
     assert "Not for clinical use" in text
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data import", "data doctor", "data split", "data pack", "data synth"])
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS, "data import", "data doctor", "data split", "data pack", "data synth", "data merge", "data curate"],
+)
 def test_every_command_explains_itself(command: str) -> None:
     from typer.testing import CliRunner
 

@@ -14,6 +14,8 @@ RUN_ELSEWHERE = {
     "make quickstart": "tests/test_quickstart.py",
     "make test": ".ci/run",
     "cxr-mtl data import nih": "tests/test_line.py",
+    "cxr-mtl data import kermany": "tests/test_cli_data.py",
+    "cxr-mtl data merge": "tests/test_cli_data.py",
     "cxr-mtl data doctor": "tests/test_line.py",
     "cxr-mtl train -c": "tests/test_line.py",
     "cxr-mtl evaluate": "tests/test_line.py",
