@@ -28,6 +28,8 @@ One network with three heads: findings, boxes and a tree of findings. Input: one
 
 ## Learned from
 {_list(train)}
+- uncertain labels: {_said(description, "uncertain", "ignore")}
+- blank labels: {_said(description, "blank", "unknown")}
 
 ## Answers
 - Ontology `{ontology.name}`, {len(ontology.names)} nodes, {len(description.trained)} of them trained.
@@ -60,6 +62,12 @@ RULES = {
     "sensitive": "highest threshold with a sensitivity of at least 0.90",
     "specific": "lowest threshold with a specificity of at least 0.95",
 }
+
+
+def _said(description: Description, key: str, default: str) -> str:
+    """What the run made of uncertain or blank labels."""
+    choice = description.config.get("data", {}).get("labels", {}).get(key, default)
+    return choice if isinstance(choice, str) else ", ".join(f"{name} {word}" for name, word in choice.items())
 
 
 def _list(items: Mapping[str, Any]) -> str:

@@ -137,9 +137,9 @@ def data_merge(
     from cxr_mtl.data.merge import merge_manifests
     from cxr_mtl.data.sources.report import Tally, make_report
 
-    merged = merge_manifests([load_manifest(path) for path in manifests])
+    merged, notes = merge_manifests([load_manifest(path) for path in manifests])
     save_manifest(merged, out)
-    lines = make_report(merged.ontology.name, merged, Tally()).lines()
+    lines = make_report(merged.ontology.name, merged, Tally(notes=list(notes))).lines()
     print("\n".join([*lines, f"Wrote {out}. Next: cxr-mtl data doctor {out}"]))
 
 

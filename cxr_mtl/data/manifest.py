@@ -112,16 +112,21 @@ class Manifest:
     def expressed_in(self, ontology: Ontology) -> Manifest:
         """The same films with another ontology's findings: what has the same name keeps its label, all else is unknown.
 
-        Boxes keep their findings, known to the other ontology or not; so does what each dataset labels.
+        A normal film is a normal film, whatever either ontology calls it. Boxes keep their findings, known to the other
+        ontology or not; so does what each dataset labels.
         """
-        labels = self.labels()
-        shared = {name: labels[:, column] for column, name in enumerate(self.ontology.names)}
+        labels, normal = self.labels(), self.ontology.normal
+        called = {normal: ontology.normal} if normal and ontology.normal else {}
+        shared = {called.get(name, name): labels[:, column] for column, name in enumerate(self.ontology.names)}
         rows = self.table[list(COLUMNS)]
         unknown = np.full(len(self), np.nan, dtype=np.float32)
         columns = {LABEL + name: shared.get(name, unknown) for name in ontology.names}
         datasets = {
             str(name): self.info.get("datasets", {}).get(name, {})
-            | {"labelled": sorted(self.labelled(str(name))), "boxed": sorted(self.boxed(str(name)))}
+            | {
+                "labelled": sorted(called.get(finding, finding) for finding in self.labelled(str(name))),
+                "boxed": sorted(self.boxed(str(name))),
+            }
             for name in self.table["dataset"].unique()
         }
         table = pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)

@@ -78,7 +78,12 @@ def with_split(manifest: Manifest, split: NDArray[np.object_], how: Mapping[str,
 
 def split_hash(manifest: Manifest) -> str:
     """sha256 over the sorted (dataset, image_id, split); equal exactly when every film is in the same split."""
-    films = manifest.table[["dataset", "image_id"]].assign(split=manifest.table["split"].fillna(""))
+    return hash_of(manifest.table)
+
+
+def hash_of(table: pd.DataFrame) -> str:
+    """``split_hash`` of a table with these three columns."""
+    films = table[["dataset", "image_id"]].assign(split=table["split"].fillna(""))
     lines = sorted("\t".join(film) for film in films.itertuples(index=False))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

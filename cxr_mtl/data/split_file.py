@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mtl.data.manifest import Manifest
-from cxr_mtl.data.split import SPLITS, check_patients, split_hash, with_split
+from cxr_mtl.data.split import SPLITS, check_patients, hash_of, split_hash, with_split
 from cxr_mtl.errors import DataError
 
 COLUMNS = ("dataset", "image_id", "patient_id", "split")
@@ -25,7 +25,7 @@ _HINT = "Give the split.csv of a run or bundle, or what `cxr-mtl data split --sa
 
 def split_text(manifest: Manifest) -> str:
     """The file: every film in the order of dataset and image_id; a film in no split has an empty one."""
-    about = {"sha256": split_hash(manifest)} | manifest.info.get("split", {})
+    about = manifest.info.get("split", {}) | {"sha256": split_hash(manifest)}
     table = manifest.table[list(COLUMNS)].sort_values(["dataset", "image_id"])
     return f"{_MARK}{json.dumps(about, sort_keys=True)}\n{table.to_csv(index=False)}"
 
@@ -34,7 +34,7 @@ def read_split(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Films and splits of a file, all text, and what its first line says.
 
     Raises:
-        DataError: no such file, or not one of ours.
+        DataError: no such file, not one of ours, or one that was changed after it was written.
     """
     try:
         first, _, rest = path.read_text(encoding="utf-8").partition("\n")
@@ -46,6 +46,9 @@ def read_split(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise DataError(f"{path} is no split file.", hint=_HINT) from error
     if not first.startswith(_MARK) or not table["split"].isin([*SPLITS, ""]).all() or not isinstance(about, dict):
         raise DataError(f"{path} is no split file.", hint=_HINT)
+    if about.get("sha256") not in (None, hash_of(table)):
+        hint = "Restore it; or, if the change is meant, leave sha256 out of its first line."
+        raise DataError(f"{path} was changed after it was written: its hash does not fit.", hint=hint)
     return table, about
 
 
@@ -61,6 +64,7 @@ def take_split(manifest: Manifest, path: Path) -> Manifest:
     split = np.asarray([said.get(film) or None for film in films], dtype=object)
     if all(name is None for name in split):
         raise DataError(f"{path} names none of the manifest's films.", hint=_HINT)
-    taken = with_split(manifest, split, about | {"file": path.name})
+    how = {name: value for name, value in about.items() if name != "sha256"}
+    taken = with_split(manifest, split, how | {"file": path.name})
     check_patients(taken)
     return taken

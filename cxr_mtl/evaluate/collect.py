@@ -177,9 +177,15 @@ def _align(
 
 
 def stated_presence(bundle: Bundle, manifest: Manifest) -> Floats:
-    """(N, C) labels in the model's order: blanks as training read them, the tree's logic applied, uncertain unknown."""
+    """(N, C) labels in the model's order: uncertain unknown, blanks of the run's own datasets as it read them."""
+    policy, own = label_policy(bundle)
+    return measured_labels(manifest.expressed_in(bundle.ontology), policy, own).astype(np.float64)
+
+
+def label_policy(bundle: Bundle) -> tuple[LabelsConfig, frozenset[str]]:
+    """How the bundle's run read uncertain and blank labels, and the datasets whose blanks it read so."""
     policy = LabelsConfig.model_validate(bundle.description.config.get("data", {}).get("labels", {}))
-    return measured_labels(manifest.expressed_in(bundle.ontology), policy).astype(np.float64)
+    return policy, frozenset(str(bundle.description.fitted_on.get("dataset", "")).split(", "))
 
 
 def _annotated(manifest: Manifest, order: dict[str, int]) -> Boxes:

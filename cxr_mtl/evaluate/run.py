@@ -21,7 +21,7 @@ from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.split import shared_patients, split_hash
 from cxr_mtl.data.split_file import COLUMNS, read_split
 from cxr_mtl.evaluate.boxes import boxes
-from cxr_mtl.evaluate.collect import Answered, Answerer, collect
+from cxr_mtl.evaluate.collect import Answered, Answerer, collect, label_policy
 from cxr_mtl.evaluate.plots import SIDE, Panel, box_panel, panels, to_png
 from cxr_mtl.evaluate.report import write_report
 from cxr_mtl.evaluate.results import Row, classification, hierarchy, subgroups
@@ -127,6 +127,8 @@ def _subject(
 ) -> Row:
     """What was measured on what."""
     read = answered.manifest
+    policy, own = label_policy(bundle)
+    normal = {read.ontology.normal} if bundle.ontology.normal else set()
     other = [i for i in shared_patients(manifest) if manifest.splits[i] == split]
     return {
         "schema": RESULTS_SCHEMA,
@@ -143,7 +145,8 @@ def _subject(
             "unread": [film.to_dict() for film in answered.unread],
             "patients_also_in_other_splits": len(set(manifest.patient_ids[other])),
             "films_the_bundle_learned_from": len(seen_films(trained, read, split)),
-            "findings_unknown_to_the_model": sorted(set(read.ontology.names) - set(bundle.ontology.names)),
+            "findings_unknown_to_the_model": sorted(set(read.ontology.names) - set(bundle.ontology.names) - normal),
+            "blank_labels": {"read_as": policy.model_dump()["blank"], "in_datasets": sorted(own)},
         },
     }
 

@@ -47,6 +47,7 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
     """Read the manifest, decode the films once, and gather the examples.
 
     Raises:
+        ConfigError: the run file names a finding that the ontology does not have.
         DataError: a split is missing or empty, patients are in two splits, or no finding has enough films.
     """
     manifest = load_manifest(config.data.manifest)
@@ -58,13 +59,15 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
                 f"{config.data.manifest}: no film is in the split '{split}'.",
                 hint="Make one with: cxr-mtl data split.",
             )
-    pack = shared_pack(config.data, manifest, config.model.image_size, main=main)
+    # The names in the run file are read before hours of decoding: they may be misspelt.
     wanted = wanted_findings(manifest.ontology, config.data.findings)
+    policy = config.data.labels
+    learned, measured = learned_labels(manifest, policy, config.seed), measured_labels(manifest, policy)
+    pack = shared_pack(config.data, manifest, config.model.image_size, main=main)
     box_findings = _enough_boxes(manifest, config.data.min_positives) if config.loss.boxes else ()
     box_findings = tuple(name for name in box_findings if wanted[manifest.ontology.index(name)])
-    policy = config.data.labels
-    train = make_examples(manifest, pack, "train", box_findings, learned_labels(manifest, policy, config.seed))
-    val = make_examples(manifest, pack, "val", box_findings, measured_labels(manifest, policy))
+    train = make_examples(manifest, pack, "train", box_findings, learned)
+    val = make_examples(manifest, pack, "val", box_findings, measured)
     if not len(train) or not len(val):
         raise DataError(f"{config.data.manifest}: no film of the training or validation split could be read.")
     trained = enough_films(train.labels[train.rows], config.data.min_positives) & wanted

@@ -35,7 +35,7 @@ def both(tmp_path: Path) -> Manifest:
     boxes = (Box("Effusion", 1, 2, 3, 4),)
     nih = one("nih", NIH, tmp_path / "nih", {"Effusion": 1.0, "Pneumonia": 0.0}, width=9, height=9, boxes=boxes)
     kermany = one("kermany", KERMANY, tmp_path / "k" / "films", {"Pneumonia": 1.0, "Viral": 1.0, "Normal": 0.0})
-    return merge_manifests([nih, kermany])
+    return merge_manifests([nih, kermany])[0]
 
 
 def test_a_finding_of_both_is_one_and_what_a_set_does_not_label_is_unknown(both: Manifest) -> None:
@@ -57,7 +57,8 @@ def test_each_label_teaches_through_the_merged_tree(both: Manifest) -> None:
     """NIH hangs Pneumonia below Lung Opacity, Kermany hangs its germs below Pneumonia."""
     learned = learned_labels(both, LabelsConfig())
     at = both.ontology.index
-    assert learned[1, at("Lung Opacity")] == 1
+    assert learned[1, at("Pneumonia")] == 1
+    assert np.isnan(learned[1, at("Lung Opacity")])  # Kermany's labels imply it and never exclude it
     assert (learned[0, at("Viral")], learned[0, at("Bacterial")]) == (0, 0)  # no pneumonia, so none by any germ
     assert np.isnan(learned[1, at("Effusion")])
 
@@ -82,12 +83,37 @@ def test_the_same_film_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_patient_of_another_dataset_is_that_datasets_patient(tmp_path: Path) -> None:
-    """RSNA's films are NIH's: with the patient known, a split that tears the patient apart is refused."""
+    """RSNA's films are NIH's: with the patient known they go where NIH has the patient, in either order."""
     tree = load_ontology("thorax")
     nih = one("nih", tree, tmp_path, {"Effusion": 1.0}, film="00000007_000")
-    record = Record("b.dcm", "b", "nih:p1", "s", "rsna", split="test", labels={"Pneumonia": 1.0})
-    with pytest.raises(DataError, match="1 patient is in more than one split"):
-        merge_manifests([nih, make_manifest([record], tmp_path, tree, {})])
+    films = [
+        Record(f"{p}.dcm", p, f"nih:{p}", "s", "rsna", split="test", labels={"Pneumonia": 1.0}) for p in ("p1", "p2")
+    ]
+    rsna = make_manifest(films, tmp_path, tree, {})
+    for pair in ([nih, rsna], [rsna, nih]):
+        merged, notes = merge_manifests(pair)
+        table = merged.table.set_index(["dataset", "image_id"])
+        assert table["split"].to_dict() == {
+            ("nih", "00000007_000"): "train",
+            ("rsna", "p1"): "train",
+            ("rsna", "p2"): "test",
+        }
+        assert notes == ("1 films of rsna took the split that nih has for their patient",)
+
+
+def test_two_own_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Else a blank of one would be an absence in the other, and patient 1 of both one person."""
+    tables = [one("csv", NIH, tmp_path, {name: 1.0}, film=name) for name in ("Effusion", "Nodule")]
+    for table, name in zip(tables, ("Effusion", "Nodule"), strict=True):
+        table.info["datasets"] = {"csv": {"source": "csv", "labelled": [name], "boxed": []}}
+    with pytest.raises(DataError, match="Two of the manifests call their films 'csv'") as caught:
+        merge_manifests(tables)
+    assert "--name" in caught.value.hint
+
+
+def test_two_parts_of_a_public_set_merge(tmp_path: Path) -> None:
+    parts = [one("nih", NIH, tmp_path, {"Effusion": 1.0}, film=film) for film in ("a", "b")]
+    assert len(merge_manifests(parts)[0]) == 2
 
 
 def test_any_two_of_our_ontologies_merge_and_keep_every_word() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.manifest import Manifest, tabulate
-from cxr_mtl.data.policy import learned_labels, measured_labels, spoken_of
+from cxr_mtl.data.policy import learned_labels, may_be_blank, measured_labels
 from cxr_mtl.errors import ConfigError
 from cxr_mtl.ontology import load_ontology
 
@@ -64,7 +64,18 @@ def test_taken_for_present_it_makes_present_what_it_implies() -> None:
 
 @pytest.mark.parametrize("word", ["ones", "smooth_ones", "ignore"])
 def test_uncertain_below_a_stated_absence_is_absent(word: str) -> None:
-    assert learned({"Lung Opacity": 0, "Edema": -1}, "Edema", uncertain=word) == (1 if word == "ones" else 0)
+    film = {"Lung Opacity": 0.0, "Edema": -1.0}
+    assert learned(film, "Edema", uncertain=word) == 0
+    assert learned(film, "Lung Opacity", uncertain=word) == 0
+
+
+def test_what_the_policy_takes_for_absent_excludes_nothing() -> None:
+    """Both uncertain, the opacity taken for absent: the edema keeps its own target, and lifts the opacity to it."""
+    policy = {"default": "zeros", "Edema": "ones"}
+    film = {"Lung Opacity": -1.0, "Edema": -1.0}
+    assert (learned(film, "Edema", uncertain=policy), learned(film, "Lung Opacity", uncertain=policy)) == (1, 1)
+    smooth = {"default": "smooth_zeros", "Edema": "smooth_ones"}
+    assert learned(film, "Lung Opacity", uncertain=smooth) == learned(film, "Edema", uncertain=smooth) >= 0.55
 
 
 def test_a_blank_is_unknown_unless_the_policy_calls_it_absent() -> None:
@@ -118,10 +129,48 @@ def test_a_mapping_needs_a_default() -> None:
         LabelsConfig(smooth_ones=(0.9, 0.1))
 
 
-def test_what_a_dataset_speaks_of_is_asked_of_the_manifest_first() -> None:
+def test_own_tables_have_blanks_of_the_columns_they_have() -> None:
     manifest = films({"Edema": 1}, dataset="mine")
-    manifest.info["datasets"] = {"mine": {"labelled": ["Edema", "Hernia"]}}
-    assert spoken_of(manifest)[0].sum() == 2
+    manifest.info["datasets"] = {"mine": {"source": "csv", "labelled": ["Edema", "Hernia"]}}
+    assert may_be_blank(manifest)[0].sum() == 2
+
+
+@pytest.mark.parametrize("dataset", ["nih", "padchest", "kermany", "vindr"])
+def test_where_nothing_is_marked_nothing_is_blank(dataset: str) -> None:
+    """PadChest's unchanged films say nothing of anything, and a pneumonia of unknown germ is none of no germ."""
+    assert not may_be_blank(films({"Pneumonia": 1}, dataset=dataset)).any()
+    assert not may_be_blank(films({})).any()
+
+
+def test_nobody_writes_not_normal() -> None:
+    """A film without labels but uncertain ones is neither normal nor not."""
+    assert np.isnan(learned({"Fracture": -1, "Edema": 0}, "No Finding", blank="absent"))
+
+
+def test_a_group_of_blanks_is_absent_with_them() -> None:
+    assert learned({"Edema": 1}, "Pleural", blank="absent") == 0
+    assert np.isnan(learned({"Edema": 1}, "Pleural"))
+    assert np.isnan(learned({"Edema": 1, "Effusion": -1}, "Pleural", blank="absent"))
+
+
+def test_the_policy_for_blanks_is_for_the_datasets_of_the_run() -> None:
+    manifest, policy = films({"Edema": 1}), LabelsConfig(blank="absent")
+    fracture = THORAX.index("Fracture")
+    assert measured_labels(manifest, policy, {"chexpert"})[0, fracture] == 0
+    assert np.isnan(measured_labels(manifest, policy, {"nih"})[0, fracture])
+
+
+def test_what_can_be_implied_but_never_excluded_is_unknown() -> None:
+    """NIH has no word for the mediastinum: its hearts would be the only mediastina, and all enlarged."""
+    heart, mediastinum = THORAX.index("Cardiomegaly"), THORAX.index("Enlarged Cardiomediastinum")
+    for labels in (learned_labels, measured_labels):
+        nih = labels(films({"Cardiomegaly": 1}, dataset="nih"), LabelsConfig())
+        assert (nih[0, heart], np.isnan(nih[0, mediastinum])) == (1, True)
+        chexpert = labels(films({"Cardiomegaly": 1}), LabelsConfig())
+        assert (chexpert[0, heart], chexpert[0, mediastinum]) == (1, 1)
+    opacity = THORAX.index("Lung Opacity")
+    assert np.isnan(learned_labels(films({"Pneumonia": 1}, dataset="kermany"), LabelsConfig())[0, opacity])
+    assert learned_labels(films({"Pneumonia": 1}, dataset="nih"), LabelsConfig())[0, opacity] == 1
 
 
 WORDS = st.sampled_from(["ones", "zeros", "ignore", "smooth_ones", "smooth_zeros"])
@@ -133,6 +182,7 @@ def test_targets_agree_with_the_tree_and_with_what_is_stated(
 ) -> None:
     rng = np.random.default_rng(seed)
     manifest = films(*[{}] * 30)
+    manifest.info["datasets"] = {"chexpert": {"source": "chexpert", "labelled": list(THORAX.names)}}
     stated = rng.choice([1.0, 0.0, -1.0, NAN], p=[0.1, 0.2, 0.2, 0.5], size=(30, len(THORAX.names))).astype(np.float32)
     manifest.table[[f"label:{name}" for name in THORAX.names]] = stated
     policy = LabelsConfig(uncertain=own | {"default": default}, blank="absent" if blank else "unknown")  # type: ignore[arg-type]
@@ -147,6 +197,8 @@ def test_targets_agree_with_the_tree_and_with_what_is_stated(
     for child, parent in THORAX.edges:
         assert (labels[labels[:, child] == 1, parent] == 1).all()
         assert (labels[labels[:, parent] == 0, child] == 0).all()
+        both = ~np.isnan(labels[:, child]) & ~np.isnan(labels[:, parent])
+        assert (labels[both, child] <= labels[both, parent]).all()
     measured = measured_labels(manifest, policy)
     assert np.isin(measured[~np.isnan(measured)], (0, 1)).all()
     certain = ~np.isnan(measured) & ~np.isnan(labels)

@@ -72,7 +72,7 @@ def test_a_file_that_is_none_is_one_line(manifest: Manifest, tmp_path: Path, tex
 
 
 def test_others_films_and_shared_patients_are_refused(manifest: Manifest, tmp_path: Path) -> None:
-    text = split_text(manifest)
+    text = "# cxr-mtl split {}\n" + split_text(manifest).partition("\n")[2]
     (tmp_path / "split.csv").write_text(text.replace("mine,", "yours,"))
     with pytest.raises(DataError, match="names none of the manifest's films"):
         take_split(manifest, tmp_path / "split.csv")
@@ -81,3 +81,18 @@ def test_others_films_and_shared_patients_are_refused(manifest: Manifest, tmp_pa
     (tmp_path / "split.csv").write_text("\n".join(lines))
     with pytest.raises(DataError, match="1 patient is in more than one split"):
         take_split(manifest, tmp_path / "split.csv")
+
+
+def test_a_file_that_was_changed_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    text = split_text(manifest)
+    (tmp_path / "split.csv").write_text(text.replace(",test", ",train"))
+    with pytest.raises(DataError, match="was changed after it was written"):
+        read_split(tmp_path / "split.csv")
+
+
+def test_a_split_that_was_taken_over_has_its_own_hash(manifest: Manifest, tmp_path: Path) -> None:
+    """Of a part of the films the hash is another."""
+    (tmp_path / "split.csv").write_text(split_text(manifest))
+    part = replace(manifest, table=manifest.table.iloc[:40].reset_index(drop=True))
+    (tmp_path / "again.csv").write_text(split_text(take_split(part, tmp_path / "split.csv")))
+    assert read_split(tmp_path / "again.csv")[1]["sha256"] == split_hash(part)

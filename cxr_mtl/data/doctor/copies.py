@@ -5,11 +5,11 @@ F films, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn
+from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -22,7 +22,8 @@ ALIKE = 0.997
 """Correlation of two thumbnails from which on they show one picture. Of the project's 3,109 real films no two different
 ones have more than .981 (two films of one patient); copies at 128 px and JPEG quality 50 have .999 at least."""
 
-_COARSE = 6
+_COARSE, _DIRECTIONS = 6, 6
+_BLOCK = 4096
 _FLAT = 1e-3  # a film of one grey is like every other
 
 
@@ -54,25 +55,61 @@ def examine_copies(
 def same_pictures(thumbs: NDArray[np.uint8]) -> NDArray[np.intp]:
     """(F,) a number for each picture; films that show the same one have the same.
 
-    Candidates have nearly the same low frequencies; the transform is orthonormal, so that none is missed.
+    Candidates are near one another first in the few directions in which films differ most, then in all low
+    frequencies. Both are orthonormal parts of the picture, so that no distance grows and no copy is missed.
 
     Args:
         thumbs: (F, S, S).
     """
-    size = thumbs.shape[1] * thumbs.shape[2]
-    flat = thumbs.reshape(len(thumbs), size).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(flat, axis=1)
-    seen = np.flatnonzero(length > _FLAT * size)
-    flat = flat[seen] / length[seen, None]
-    coarse = dctn(flat.reshape(-1, *thumbs.shape[1:]), axes=(1, 2), norm="ortho")[:, :_COARSE, :_COARSE]
+    coarse, contrast = _low_frequencies(thumbs)
+    seen = np.flatnonzero(contrast)
     # Unit vectors that correlate by ALIKE are this far apart; a hair is added for rounding.
     reach = float(np.sqrt(2 * (1 - ALIKE))) * 1.001
-    pairs = cKDTree(coarse.reshape(len(flat), _COARSE**2)).query_pairs(reach, output_type="ndarray")
-    alike = (flat[pairs[:, 0]] * flat[pairs[:, 1]]).sum(axis=1) >= ALIKE
-    one, two = seen[pairs[alike]].T
-    graph = coo_array((np.ones(len(one), dtype=bool), (one, two)), shape=(len(thumbs), len(thumbs)))
+    pairs = seen[cKDTree(_turned(coarse[seen])).query_pairs(reach, output_type="ndarray")]
+    pairs = _kept(pairs, lambda one, two: np.linalg.norm(coarse[one] - coarse[two], axis=1) <= reach)
+    pairs = _kept(pairs, lambda one, two: (_unit(thumbs[one])[0] * _unit(thumbs[two])[0]).sum(axis=1) >= ALIKE)
+    graph = coo_array((np.ones(len(pairs), dtype=bool), tuple(pairs.T)), shape=(len(thumbs), len(thumbs)))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+
+
+def _low_frequencies(thumbs: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(F, 35) of each film's unit vector, and (F,) whether it has any contrast. Block by block: F x 1024 floats are
+    gigabytes."""
+    waves = dct(np.eye(thumbs.shape[1], dtype=np.float32), axis=0, norm="ortho")[:_COARSE]
+    # The first is the mean, which unit vectors do not have.
+    basis = np.einsum("iy,jx->yxij", waves, waves).reshape(-1, _COARSE**2)[:, 1:]
+    coarse = np.empty((len(thumbs), basis.shape[1]), dtype=np.float32)
+    contrast = np.empty(len(thumbs), dtype=bool)
+    for start in range(0, len(thumbs), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        unit, contrast[here] = _unit(thumbs[here])
+        coarse[here] = unit @ basis
+    return coarse, contrast
+
+
+def _unit(thumbs: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(F, S * S) of mean 0 and length 1, and (F,) False where a film is of one grey and has no such vector."""
+    flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    contrast = length > _FLAT * flat.shape[1]
+    np.divide(flat, length, out=flat, where=contrast)
+    return flat, contrast[:, 0]
+
+
+def _turned(coarse: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(F, 6) the directions in which the films differ most: a tree of more is slower, for all films are near there."""
+    centred = coarse - coarse.sum(axis=0) / np.float32(max(len(coarse), 1))
+    _, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    return centred @ directions[:, -_DIRECTIONS:]
+
+
+def _kept(
+    pairs: NDArray[np.intp], near: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.bool_]]
+) -> NDArray[np.intp]:
+    """The (P, 2) pairs that are near, looked at block by block."""
+    blocks = [pairs[start : start + _BLOCK] for start in range(0, len(pairs), _BLOCK)]
+    return np.concatenate([block[near(*block.T)] for block in blocks]) if blocks else pairs
 
 
 def _told(

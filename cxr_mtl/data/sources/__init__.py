@@ -113,7 +113,9 @@ def import_source(
         manifest = split_by_patient(manifest, _FRACTIONS, seed)
     else:
         manifest = _official(manifest, found.split_how, validation, seed, tally)
-    return manifest, make_report(called, manifest, tally)
+    report = make_report(called, manifest, tally)
+    manifest.info["datasets"][called]["report"] = report.to_dict()
+    return manifest, report
 
 
 def _source(name: str, options: dict[str, Any]) -> Source:

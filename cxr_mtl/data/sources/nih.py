@@ -9,7 +9,7 @@ NIH is a closed world for its 14 findings: one that is not listed is absent. All
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,15 @@ def read_nih(root: Path, ontology: Ontology, tally: Tally, *, allow_missing_imag
     words = [[word.strip() for word in text.split("|")] for text in rows["Finding Labels"]]
     known = {label.casefold() for label in LABELS}
     stated, bad, unlisted = stated_words(words, NAME, ontology, tally, known=known)
-    tally.drop("row has a label that NIH does not have", (rows["Image Index"] + " " + rows["Finding Labels"])[bad])
+    said = rows["Image Index"] + " " + rows["Finding Labels"]
+    tally.drop("row has a label that NIH does not have", said[bad])
     if bad.all():
         raise DataError("Every row of the table has a label that NIH does not have.", hint=_HINT)
+    both = np.asarray([len(set(film)) > 1 and "no finding" in film for film in map(_folded, words)]) & ~bad
+    tally.drop("row says No Finding beside a finding", said[both])
+    bad |= both
+    if bad.all():
+        raise DataError("No row of the table can be used.", hint="; ".join(tally.dropped) + ".")
     rows = rows[~bad]
     boxes = _boxes(root, rows, ontology, info, tally)
     split, how = _split(root, rows, tally)
@@ -86,6 +92,10 @@ def read_nih(root: Path, ontology: Ontology, tally: Tally, *, allow_missing_imag
         split_how=how,
         unlisted=unlisted[~bad],
     )
+
+
+def _folded(words: Sequence[str]) -> list[str]:
+    return [word.casefold() for word in words]
 
 
 def _label_file(root: Path) -> Path:

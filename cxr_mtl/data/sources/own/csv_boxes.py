@@ -7,6 +7,7 @@ film was searched and shows none of the findings that the table has boxes of.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from cxr_mtl.data.sources.own.csv_text import numbers, read_cells
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.data.sources.tables.files import short_hash
-from cxr_mtl.data.sources.tables.sizes import film_size
+from cxr_mtl.data.sources.tables.sizes import MAX_SIDE, are_sizes, film_size
+from cxr_mtl.data.sources.tables.unboxed import unboxed
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import Box
@@ -29,6 +31,7 @@ _SLACK = 2.0
 """Pixels that a box may reach out of its film by: readers' tools round."""
 
 Frame = tuple[int, int]
+_NO_SIZE = (0, 0)
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Drawn:
     Attributes:
         frame: width and height that the boxes are in.
         searched: a row says so.
-        spoilt: a box of it could not be used, so a finding without a box may be there all the same.
+        spoilt: a box of it could not be used, or is of no finding of ours, so a finding without a box may be there all the same.
     """
 
     boxes: list[Box] = field(default_factory=list)
@@ -81,12 +84,12 @@ def read_boxes(
         if is_blank or (normal and np.isnan(xyxy).all()):
             here.searched = True
         elif finding is None or normal:
-            tally.drop(
-                f"box of {word or 'no finding'}, which is no finding with a place in ontology {ontology.name}",
-                [f"line {line}"],
-            )
+            # The word is not quoted: in a shifted row it may be anybody's name.
+            tally.drop(f"box of what is no finding with a place in ontology {ontology.name}", [f"line {line}"])
+            here.spoilt = True
         else:
-            here.frame = here.frame or frame or film_size(root / film)
+            if frame != _NO_SIZE:
+                here.frame = here.frame or frame or film_size(root / film)
             if reason := _misplaced(xyxy, frame, here.frame):
                 tally.drop(reason, [f"line {line}"])
                 here.spoilt = True
@@ -96,6 +99,43 @@ def read_boxes(
     if unknown := [film for film, one in drawn.items() if one.boxes and one.frame is None]:
         tally.note(f"{len(unknown):,} films with boxes have a frame that is not known (first: {unknown[0]})")
     return drawn
+
+
+def box_columns(
+    films: pd.Series[str],
+    drawn: Mapping[str, Drawn],
+    stated: NDArray[np.float32],
+    boxed: Sequence[str],
+    ontology: Ontology,
+    exhaustive: bool,
+    tally: Tally,
+) -> dict[str, pd.Series[Any]]:
+    """Columns ``boxes``, ``width``, ``height`` and ``boxes_exhaustive`` of N films.
+
+    A film's boxes are not exhaustive, whoever says so, where one of them was lost or where a finding that has boxes on
+    other films is there, or may be, without one.
+
+    Args:
+        films: N ``image_path``.
+        stated: (N, C) labels.
+        boxed: findings that have boxes.
+        exhaustive: whether every film was searched, not only those whose rows say so.
+    """
+    found = [drawn.get(film, Drawn()) for film in films]
+    searched = np.asarray([exhaustive or one.searched for one in found], dtype=bool)
+    spoilt = np.asarray([one.spoilt for one in found], dtype=bool)
+    lacking = unboxed([one.boxes for one in found], stated, boxed, ontology)
+    for out, why in ((spoilt, "lost a box"), (lacking & ~spoilt, "show, or may show, a boxed finding without a box")):
+        if (lost := searched & out).any():
+            first = films.iloc[int(np.argmax(lost))]
+            tally.note(f"{int(lost.sum()):,} films that were searched {why} (first: {first}): boxes not exhaustive")
+    sizes = [one.frame or (None, None) for one in found]
+    return {
+        "boxes": pd.Series([tuple(one.boxes) for one in found], films.index, dtype=object),
+        "width": pd.Series([width for width, _ in sizes], films.index, dtype="Int32"),
+        "height": pd.Series([height for _, height in sizes], films.index, dtype="Int32"),
+        "boxes_exhaustive": pd.Series(searched & ~spoilt & ~lacking, films.index),
+    }
 
 
 def clean_path(text: str, folder: Path) -> str | None:
@@ -121,6 +161,8 @@ def _misplaced(xyxy: NDArray[np.float64], frame: Frame | None, of_film: Frame | 
         return "box is not four numbers"
     if x2 <= x1 or y2 <= y1:
         return "box has no area"
+    if frame == _NO_SIZE:
+        return f"box has a width or height that is no whole number from 1 to {MAX_SIDE:,}"
     if of_film is None:
         return None
     if frame is not None and frame != of_film:
@@ -131,7 +173,11 @@ def _misplaced(xyxy: NDArray[np.float64], frame: Frame | None, of_film: Frame | 
 
 
 def _frames(table: pd.DataFrame) -> list[Frame | None]:
+    """The size that each box was drawn on; None where the row states none, ``_NO_SIZE`` where it is none."""
     if not {"width", "height"} <= set(table.columns):
         return [None] * len(table)
     sizes = np.column_stack([numbers(table["width"]), numbers(table["height"])])
-    return [(int(w), int(h)) if w > 0 and h > 0 else None for w, h in sizes]
+    good = are_sizes(sizes).all(axis=1)
+    empty = (table[["width", "height"]] == "").all(axis=1)
+    whole = np.where(good[:, None], sizes, 0).astype(int).tolist()
+    return [None if none else (width, height) for (width, height), none in zip(whole, empty, strict=True)]

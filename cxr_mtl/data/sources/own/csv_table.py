@@ -15,24 +15,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_mtl.data.sources.found import Found
-from cxr_mtl.data.sources.own.csv_boxes import Drawn, clean_path, read_boxes
+from cxr_mtl.data.sources.own.csv_boxes import Drawn, box_columns, clean_path, read_boxes
+from cxr_mtl.data.sources.own.csv_header import ABOUT, TEMPLATE_HINT, check_header
 from cxr_mtl.data.sources.own.csv_template import template
 from cxr_mtl.data.sources.own.csv_text import names_of, numbers, read_cells
 from cxr_mtl.data.sources.own.films import SPLIT_WORDS, check_splits, excluded_by_normal, near_word
+from cxr_mtl.data.sources.own.patients import read_patients
 from cxr_mtl.data.sources.own.walk import name_films
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
 from cxr_mtl.data.sources.tables.files import keep_films, short_hash
 from cxr_mtl.data.sources.tables.labels import stated_columns
-from cxr_mtl.errors import DataError
+from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import ABSENT, PRESENT
 
 __all__ = ["read_csv_table", "template"]
 
-_NEEDED = ("image_path", "patient_id")
-_ABOUT = (*_NEEDED, "study_id", "split", "view", "age", "sex")
-_HINT = "Start from: cxr-mtl data import csv --template."
 _VIEWS = {"PA": "PA", "AP": "AP"} | dict.fromkeys(("LATERAL", "LAT", "LL", "RL", "L"), "LATERAL")
 _WORDS = (
     dict.fromkeys(("yes", "y", "true", "present", "positive"), "1")
@@ -50,25 +49,31 @@ def read_csv_table(
     allow_missing_images: bool = False,
     boxes: Path | None = None,
     exhaustive: bool = False,
+    patient_pattern: str | None = None,
 ) -> Found:
     """Read a table of films and, where there is one, its table of boxes.
 
     Args:
         root: the table, or the folder that it lies in.
         boxes: the table of boxes; None takes ``boxes.csv`` beside the table if it is there.
-        exhaustive: whether every film that the table of boxes names was searched for all of its findings.
+        exhaustive: whether every film was searched for all findings that the table of boxes has, also a film that it
+            does not name.
+        patient_pattern: where there is no column ``patient_id``: regular expression over ``image_path`` whose first
+            group, or all that it matches, is the patient.
 
     Raises:
+        ConfigError: the pattern is wrong, or the table has a column ``patient_id`` as well.
         DataError: a table cannot be read, lacks a column, or shares patients between splits; or no row can be used.
     """
     path = _find(root)
     folder = path.parent
-    table = _read_films(path, tally)
+    table = _read_films(path, ontology, patient_pattern, tally)
     findings = _finding_columns(table, ontology, tally)
-    table = _paths(path, table, tally)
+    table = _paths(path, table, patient_pattern, tally)
     table = keep_films(table, folder, tally, allow_missing_images=allow_missing_images, hint=_where(folder))
     table, stated = _stated(path, table, findings, ontology, tally)
     info: dict[str, Any] = {"label_file": path.name, "label_sha256": short_hash(path), "exhaustive": exhaustive}
+    info |= {} if patient_pattern is None else {"patient_pattern": patient_pattern}
     drawn = _boxes(path, boxes, table, ontology, info, tally)
     if not findings and not any(one.boxes or one.searched for one in drawn.values()):
         hint = f"Name columns as the findings: {', '.join(ontology.names)}."
@@ -76,8 +81,10 @@ def read_csv_table(
     labelled = _named(set(findings.values()), drawn, ontology)
     _from_boxes(stated, table, drawn, ontology, tally)
     _from_normal(stated, labelled, ontology)
-    rows, split_how = _rows(path, table, drawn, exhaustive, tally)
+    rows, split_how = _rows(path, table, tally)
     boxed = _named((), drawn, ontology)
+    if drawn:
+        rows = rows.assign(**box_columns(rows["image_path"], drawn, stated, boxed, ontology, exhaustive, tally))
     return Found(rows, stated, info, labelled, boxed, split_how, root=folder)
 
 
@@ -89,19 +96,21 @@ def _find(root: Path) -> Path:
     if len(films) == 1:
         return films[0]
     if not films:
-        raise DataError(f"{root} has no table *.csv.", hint=_HINT)
+        raise DataError(f"{root} has no table *.csv.", hint=TEMPLATE_HINT)
     names = ", ".join(path.name for path in films[:6])
     raise DataError(f"{root} has {len(films)} tables: {names}.", hint="Give the one to read instead of the folder.")
 
 
-def _read_films(path: Path, tally: Tally) -> pd.DataFrame:
+def _read_films(path: Path, ontology: Ontology, pattern: str | None, tally: Tally) -> pd.DataFrame:
     """Cells by line, with the columns that are no finding in lower case."""
     table = read_cells(path, tally)
-    lower = [name.casefold() if name.casefold() in _ABOUT else name for name in table.columns]
+    lower = [name.casefold() if name.casefold() in ABOUT else name for name in table.columns]
     table = table.set_axis(lower, axis="columns")
-    if missing := [name for name in _NEEDED if name not in table]:
-        its = ", ".join(table.columns)
-        raise DataError(f"{path} has no column {missing[0]!r}.", hint=f"Its columns: {its}. {_HINT}")
+    needed = ("image_path", "patient_id") if pattern is None else ("image_path",)
+    check_header(path, table.columns.tolist(), needed, ontology.understand)
+    if pattern is not None and "patient_id" in table:
+        hint = "Leave --patient-pattern out, or the column."
+        raise ConfigError(f"{path} has a column 'patient_id', so no pattern is needed.", hint=hint)
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
         raise DataError(f"{path} has two columns {twice!r}.", hint="Rename or remove one.")
@@ -112,23 +121,23 @@ def _finding_columns(table: pd.DataFrame, ontology: Ontology, tally: Tally) -> d
     """Column -> the finding it means; every other column is noted as left out."""
     findings: dict[str, str] = {}
     for column in table.columns:
-        if column in _ABOUT:
+        if column in ABOUT:
             continue
         finding = ontology.understand(column.removeprefix("label:"))
         if finding is not None:
             findings[column] = finding
             continue
-        near = near_word(column, (*_ABOUT, *ontology.names))
+        near = near_word(column, (*ABOUT, *ontology.names))
         hint = f"; did you mean {near!r}?" if near else ""
         tally.note(f"column {column} is left out: no finding of ontology {ontology.name}{hint}")
     return findings
 
 
-def _paths(path: Path, table: pd.DataFrame, tally: Tally) -> pd.DataFrame:
+def _paths(path: Path, table: pd.DataFrame, pattern: str | None, tally: Tally) -> pd.DataFrame:
     """Clean paths and patients; rows that cannot be used are counted. Adds ``line``."""
     table = table.assign(line=table.index)
     clean = table["image_path"].map(lambda text: clean_path(text, path.parent))
-    patients = names_of(table["patient_id"], path)
+    patients = names_of(table["patient_id"], path) if pattern is None else _matched(clean, pattern, tally)
     good = pd.Series(True, table.index)
     for reason, bad in (
         ("row has no image_path", table["image_path"] == ""),
@@ -142,6 +151,13 @@ def _paths(path: Path, table: pd.DataFrame, tally: Tally) -> pd.DataFrame:
         raise DataError(f"{path} has no row that can be used.", hint="; ".join(tally.dropped) + ".")
     clean_text = clean.astype("str")
     return table.assign(image_path=clean_text, clean=clean_text, patient_id=patients)[good].reset_index(drop=True)
+
+
+def _matched(clean: pd.Series[Any], pattern: str, tally: Tally) -> pd.Series[str]:
+    """The patient of each path; a path that leads nowhere has none."""
+    films = clean.dropna().drop_duplicates().tolist()
+    patients, _ = read_patients(films, films, pattern, tally)
+    return clean.map(dict(zip(films, patients, strict=True))).fillna("").astype("str")
 
 
 def _where(folder: Path) -> str:
@@ -160,7 +176,7 @@ def _stated(
         tally.drop("row has a cell that is none of 1, 0, -1 and empty", where)
         good &= ~strange
     if not good.any():
-        raise DataError(f"{path} has no row whose cells are 1, 0, -1 or empty.", hint=_HINT)
+        raise DataError(f"{path} has no row whose cells are 1, 0, -1 or empty.", hint=TEMPLATE_HINT)
     kept = table[good].reset_index(drop=True)
     stated, _ = stated_columns(marks[good].reset_index(drop=True), dict(findings), ontology, tally)
     return kept, stated
@@ -217,32 +233,21 @@ def _from_normal(stated: NDArray[np.float32], labelled: tuple[str, ...], ontolog
         stated[normal & np.isnan(stated[:, column]), column] = ABSENT
 
 
-def _rows(
-    path: Path, table: pd.DataFrame, drawn: Mapping[str, Drawn], exhaustive: bool, tally: Tally
-) -> tuple[pd.DataFrame, dict[str, Any] | None]:
+def _rows(path: Path, table: pd.DataFrame, tally: Tally) -> tuple[pd.DataFrame, dict[str, Any] | None]:
     films = table["image_path"]
     image_ids = name_films(films.tolist())
     rows = pd.DataFrame({"image_path": films, "image_id": image_ids, "patient_id": table["patient_id"]})
     studies = names_of(table["study_id"], path) if "study_id" in table else pd.Series("", table.index)
     rows["study_id"] = studies.where(studies != "", rows["image_id"])
     if "view" in table:
-        rows["view"] = read_views(table["view"].set_axis(films), _VIEWS, tally)
+        lines = "line " + table["line"].astype(str)
+        rows["view"] = read_views(table["view"].set_axis(lines), _VIEWS, tally, quote=False)
     if "age" in table:
         rows["age"] = read_ages(table["age"].str.replace(",", ".", regex=False).set_axis(films), tally)
     if "sex" in table:
         rows["sex"] = pd.Series(read_sexes(table["sex"]), dtype=object)
         if strange := int((rows["sex"].isna() & (table["sex"] != "")).sum()):
             tally.note(f"{strange:,} films have a sex that is neither M nor F: set to unknown")
-    if drawn:
-        nothing = Drawn()
-        found = [drawn.get(film, nothing) for film in films]
-        rows["boxes"] = pd.Series([tuple(one.boxes) for one in found], dtype=object)
-        rows["width"] = pd.Series([one.frame[0] if one.frame else None for one in found], dtype="Int32")
-        rows["height"] = pd.Series([one.frame[1] if one.frame else None for one in found], dtype="Int32")
-        rows["boxes_exhaustive"] = [
-            film in drawn and not one.spoilt and (exhaustive or one.searched)
-            for film, one in zip(films, found, strict=True)
-        ]
     return rows, _split(table, rows, tally)
 
 

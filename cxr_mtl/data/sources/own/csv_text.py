@@ -20,6 +20,7 @@ from cxr_mtl.errors import DataError
 
 EXPORT = "Save it as CSV (comma delimited, UTF-8)."
 _SEPARATORS = ",;\t"
+_EXCEL = re.compile(r"""\s*"?sep=([^\w\s"']|\t)"?[,;\t]*\s*""", re.IGNORECASE)
 _COMMENT = re.compile(r'\s*"?\s*#')
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
@@ -28,17 +29,19 @@ _ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
 def read_cells(path: Path, tally: Tally) -> pd.DataFrame:
     """A table whose index is the line of each row and whose header is in lower case with underscores.
 
-    Separated by commas, semicolons or tabs, whichever the header uses; UTF-8, UTF-16 or, noted, Windows-1252; lines
+    Separated by what Excel's first line ``sep=;`` says, or else by commas, semicolons or tabs, whichever the header
+    uses; UTF-8, UTF-16 or, noted, Windows-1252; lines
     that start with # and empty rows and columns left out. Cells are stripped text; cells missing at a row's end are "".
 
     Raises:
         DataError: not such a table, or no row in it.
     """
     lines = [(number, line) for number, line in enumerate(_lines(path, tally), 1) if not _COMMENT.match(line)]
+    lines, said = _without_excel(lines)
     header_line = next((line for _, line in lines if line.strip(_SEPARATORS + ' "\r\n')), "")
     if not header_line:
         raise DataError(f"{path} is empty.", hint="Start from: cxr-mtl data import csv --template.")
-    separator = max(_SEPARATORS, key=header_line.count)
+    separator = said or max(_SEPARATORS, key=header_line.count)
     reader = csv.reader((line for _, line in lines), delimiter=separator, strict=True)
     cells: dict[int, list[str]] = {}
     try:
@@ -55,6 +58,13 @@ def read_cells(path: Path, tally: Tally) -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path} has a header but no rows that can be used.", hint="Add a row a film.")
     return table
+
+
+def _without_excel(lines: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], str | None]:
+    """The lines without Excel's ``sep=;``, and the separator that it states."""
+    place, first = next(((place, line) for place, (_, line) in enumerate(lines) if line.strip()), (0, ""))
+    stated = _EXCEL.fullmatch(first)
+    return (lines[place + 1 :], stated[1]) if stated else (lines, None)
 
 
 def numbers(column: pd.Series[str]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.data.sources.tables.files import read_table, short_hash
-from cxr_mtl.data.sources.tables.sizes import film_size
+from cxr_mtl.data.sources.tables.sizes import MAX_SIDE, are_sizes, film_size
 from cxr_mtl.errors import DataError
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -58,7 +58,12 @@ def read_boxes(table: pd.DataFrame, film: NDArray[np.intp], tally: Tally) -> tup
 
 
 def read_frames(
-    root: Path, rows: pd.DataFrame, wanted: NDArray[np.bool_], beside: Sequence[pd.DataFrame], info: dict[str, Any]
+    root: Path,
+    rows: pd.DataFrame,
+    wanted: NDArray[np.bool_],
+    beside: Sequence[pd.DataFrame],
+    info: dict[str, Any],
+    tally: Tally,
 ) -> NDArray[np.float64]:
     """Width and height of the original films.
 
@@ -78,7 +83,7 @@ def read_frames(
     tables += [(read_table(path, needed=["image_id"]), f"{path.name} {short_hash(path)}") for path in _tables(root)]
     sizes = np.full((len(rows), 2), np.nan)
     for table, name in tables:
-        sizes = np.where(np.isnan(sizes), _stated(table, name, rows["image_id"]), sizes)
+        sizes = np.where(np.isnan(sizes), _stated(table, name, rows["image_id"], tally), sizes)
     headers = 0
     for row in np.flatnonzero(np.isnan(sizes[:, 0]) & wanted).tolist():
         path = root / str(rows["image_path"].iat[row])
@@ -126,12 +131,19 @@ def _tables(root: Path) -> list[Path]:
     return [path for path in named if path.is_file()]
 
 
-def _stated(table: pd.DataFrame, name: str, films: pd.Series[str]) -> NDArray[np.float64]:
+def _stated(table: pd.DataFrame, name: str, films: pd.Series[str], tally: Tally) -> NDArray[np.float64]:
     """(N, 2) what one table says of the films; nan where it says nothing, or nothing that is a size."""
     columns = next((pair for pair in _SIZES if set(pair) <= set(table.columns)), None)
     if columns is None:
         its = ", ".join(table.columns)
         raise DataError(f"{name.split()[0]} has no columns dim0 and dim1.", hint=f"Its columns: {its}.")
     stated = table.drop_duplicates("image_id").set_index("image_id")[columns]
-    sizes = stated.reindex(films).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    return np.where((sizes >= 1).all(axis=1, keepdims=True), sizes, np.nan)
+    text = stated.reindex(films).fillna("")
+    sizes = text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    good = are_sizes(sizes).all(axis=1)
+    strange = ~good & (text != "").any(axis=1).to_numpy(bool)
+    if num := int(strange.sum()):
+        first = films.iloc[int(np.argmax(strange))]
+        what = f"that are no whole numbers from 1 to {MAX_SIDE:,}"
+        tally.note(f"{num:,} films have sizes in {name} {what} (first: {first}): unknown")
+    return np.where(good[:, None], sizes, np.nan)

@@ -27,6 +27,7 @@ from cxr_mtl.data.sources.readers.drawn import SIZE_HINT, fit_boxes, read_boxes,
 from cxr_mtl.data.sources.readers.fusion import SAME, fuse_boxes
 from cxr_mtl.data.sources.readers.votes import Readings, Verdict, count_votes, describe_readers
 from cxr_mtl.data.sources.report import Tally
+from cxr_mtl.data.sources.tables.unboxed import unboxed
 from cxr_mtl.errors import ConfigError
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import PRESENT, Box
@@ -96,7 +97,7 @@ def settle(
     whole = annotated.drawn_all.copy()
     whole[lost] = False
     wanted = np.bincount(boxes["film"], minlength=len(rows)) > 0
-    frames = read_frames(root, rows, wanted, annotated.sizes, info)
+    frames = read_frames(root, rows, wanted, annotated.sizes, info, tally)
     boxes = fit_boxes(boxes, frames, rows["image_id"].tolist(), tally)
     boxes = _framed(boxes, frames, rows, tally, keep=keep_unframed)
     verdict = count_votes(annotated.readings, dataset, ontology, tally, majority=readers == "majority")
@@ -112,7 +113,7 @@ def settle(
             width=_whole_numbers(frames[:, 0], rows.index),
             height=_whole_numbers(frames[:, 1], rows.index),
             boxes=pd.Series(drawn, rows.index, dtype=object),
-            boxes_exhaustive=whole & ~_unboxed(drawn, verdict, boxed, ontology),
+            boxes_exhaustive=whole & ~unboxed(drawn, verdict.stated, boxed, ontology),
         ),
         stated=verdict.stated,
         info=info,
@@ -161,22 +162,6 @@ def _boxes_of(
         tally.drop(f"box of {word}, which ontology {ontology.name} does not have", films)
     tally.drop("box of a finding that too few readers mark", outvoted)
     return [tuple(of_film) for of_film in out]
-
-
-def _unboxed(
-    drawn: Sequence[Sequence[Box]], verdict: Verdict, boxed: Sequence[str], ontology: Ontology
-) -> NDArray[np.bool_]:
-    """(N,) films with a finding that has boxes elsewhere and none here: a place without a box may still show it.
-
-    So it is where a reader ticks Lung tumor, which nobody boxes and which is a lesion as Nodule/Mass is; and where a
-    box of Consolidation is also a place of Lung Opacity, though it is not said again.
-    """
-    columns = [ontology.index(name) for name in boxed]
-    present = ontology.propagate(verdict.stated)[:, columns] == PRESENT
-    place = {name: c for c, name in enumerate(boxed)}
-    for film, boxes in enumerate(drawn):
-        present[film, [place[box.finding] for box in boxes]] = False
-    return np.asarray(present.any(axis=1))
 
 
 def _note_policy(

@@ -38,17 +38,23 @@ def read_sexes(column: pd.Series[str]) -> list[str | None]:
     return [letter if letter in ("M", "F") else None for letter in first]
 
 
-def read_views(column: pd.Series[str], views: Mapping[str, str], tally: Tally) -> list[str]:
+def read_views(column: pd.Series[str], views: Mapping[str, str], tally: Tally, *, quote: bool = True) -> list[str]:
     """A view of ours for each of the dataset's.
 
     Args:
-        column: the dataset's own words, any case.
+        column: the dataset's own words, any case; its index names the films in notes.
         views: its words in capitals -> PA, AP or LATERAL; every other word becomes UNKNOWN and is noted.
+        quote: name these words; not where people fill in the cells, for a shifted row may have a name in one.
     """
     words = column.str.strip().str.upper()
-    strange = words[~words.isin(list(views))].value_counts()
+    strange = words[~words.isin(list(views))]
     if len(strange):
-        told = ", ".join(f"{word or 'none stated'} {num:,}" for word, num in strange.head(8).items())
-        more = f" and {len(strange) - 8} more words" if len(strange) > 8 else ""
-        tally.note(f"{int(strange.sum()):,} films have a view other than PA, AP and lateral: UNKNOWN ({told}{more})")
+        told = _told(strange) if quote else f"first: {strange.index[0]}"
+        tally.note(f"{len(strange):,} films have a view other than PA, AP and lateral: UNKNOWN ({told})")
     return [views.get(word, "UNKNOWN") for word in words]
+
+
+def _told(words: pd.Series[str]) -> str:
+    counts = words.value_counts()
+    told = ", ".join(f"{word or 'none stated'} {num:,}" for word, num in counts.head(8).items())
+    return f"{told} and {len(counts) - 8} more words" if len(counts) > 8 else told

@@ -5,13 +5,25 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cxr_mtl.data.container import JPEG_MAGIC, PNG_MAGIC, walk_jpeg, walk_png
 from cxr_mtl.data.elements import is_dicom
 from cxr_mtl.errors import ImageError
 
+MAX_SIDE = 65535
+"""Pixels; DICOM has two bytes for a side, and no film is as large."""
+
 _HEAD = 256
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that lay a picture on its side."""
+
+
+def are_sizes(sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which numbers, of any shape, can be the side of a film: whole ones from 1 to ``MAX_SIDE``."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((sizes >= 1) & (sizes <= MAX_SIDE) & (sizes == np.floor(sizes)))
 
 
 def film_size(path: Path) -> tuple[int, int] | None:
@@ -35,7 +47,8 @@ def film_size(path: Path) -> tuple[int, int] | None:
             return None
     except (OSError, ImageError):
         return None
-    return (found.height, found.width) if found.orientation in _TURNED else (found.width, found.height)
+    size = (found.height, found.width) if found.orientation in _TURNED else (found.width, found.height)
+    return size if are_sizes(np.asarray(size, dtype=np.float64)).all() else None
 
 
 def _dicom_size(path: Path) -> tuple[int, int] | None:
@@ -50,4 +63,4 @@ def _dicom_size(path: Path) -> tuple[int, int] | None:
             width, height = int(found.Columns), int(found.Rows)
         except Exception:  # a parser may raise anything on a damaged file, and its size is then not known
             return None
-    return (width, height) if width > 0 and height > 0 else None
+    return (width, height) if 0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE else None
