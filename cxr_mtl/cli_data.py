@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cxr_mtl.errors import ConfigError
+from cxr_mtl.errors import ConfigError, DataError
 
 data = typer.Typer(help="Films and labels: import, check, split, pack.", no_args_is_help=True)
 
@@ -52,16 +52,20 @@ def data_import(
     name: Annotated[str | None, typer.Option(help="folders, csv: what to call your dataset.")] = None,
     template: Annotated[bool, typer.Option("--template", help="csv: print a table to fill in.")] = False,
     exclusive: Annotated[bool | None, typer.Option(help="folders: a film shows only its own class.")] = None,
-    patient_pattern: Annotated[str | None, typer.Option(help="folders: regex of the patient in a path.")] = None,
+    patient_pattern: Annotated[str | None, typer.Option(help="folders, csv: regex of the patient in a path.")] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="csv: the table of boxes, if it is not boxes.csv beside it.")
     ] = None,
     exhaustive: Annotated[bool | None, typer.Option(help="csv: a film without a box shows nothing boxed.")] = None,
     readers: Annotated[str | None, typer.Option(help="vindr, vinbigdata: any, majority or fusion.")] = None,
     labels: Annotated[str | None, typer.Option(help="padchest: all, or physician for those read by people.")] = None,
-    labeller: Annotated[str | None, typer.Option(help="mimic: chexpert, negbio; chexpert: also chexbert.")] = None,
+    supine: Annotated[str | None, typer.Option(help="padchest: keep films of patients lying down, or drop.")] = None,
+    labeller: Annotated[
+        str | None, typer.Option(help="mimic: chexpert, negbio; chexpert: chexpert, chexbert, visualchexbert.")
+    ] = None,
     radiologist: Annotated[bool | None, typer.Option(help="mimic: radiologists' labels where there are any.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="rsna: its JSON of which NIH film each is.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable report.")] = False,
 ) -> None:
     """Read a dataset's own tables into a manifest, and say what was kept and dropped.
 
@@ -87,6 +91,7 @@ def data_import(
         "exhaustive": exhaustive,
         "readers": readers,
         "labels": labels,
+        "supine": supine,
         "labeller": labeller,
         "mapping": mapping,
         "radiologist": radiologist,
@@ -103,7 +108,10 @@ def data_import(
         **{option: value for option, value in own.items() if value is not None},
     )
     save_manifest(manifest, out)
-    print("\n".join([*report.lines(), f"Wrote {out}. Next: cxr-mtl data doctor {out}"]))
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print("\n".join([*report.lines(), f"Wrote {out}. Next: cxr-mtl data doctor {out}"]))
 
 
 @data.command("curate")
@@ -181,8 +189,9 @@ def data_split(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     like: Annotated[Path | None, typer.Option(help="Take the splits of this split.csv instead.")] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the split as a file of its own.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="With --save: leave the split as it is.")] = False,
 ) -> None:
-    """Split a manifest anew by patient, findings in proportion; replaces the split it had.
+    """Split a manifest anew by patient, findings in proportion; replaces the split it had, but with --keep.
 
     Example: cxr-mtl data split mine.parquet --train 0.7 --val 0.1 --test 0.2
     """
@@ -190,16 +199,27 @@ def data_split(
     from cxr_mtl.data.split import split_by_patient, split_hash
     from cxr_mtl.data.split_file import split_text, take_split
 
+    if keep and (save is None or like is not None):
+        raise ConfigError("data split --keep wants --save, and no --like.", hint="It writes the split that is there.")
     loaded = load_manifest(manifest)
-    done = (
-        take_split(loaded, like) if like else split_by_patient(loaded, {"train": train, "val": val, "test": test}, seed)
-    )
-    save_manifest(done, manifest)
-    if save:
-        save.write_text(split_text(done), encoding="utf-8")
+    if keep:
+        done = loaded
+    elif like:
+        done = take_split(loaded, like)
+    else:
+        done = split_by_patient(loaded, {"train": train, "val": val, "test": test}, seed)
+    if save:  # first, so that a manifest is not changed by a command that fails
+        try:
+            save.parent.mkdir(parents=True, exist_ok=True)
+            save.write_text(split_text(done), encoding="utf-8")
+        except OSError as err:
+            raise DataError(f"{save} cannot be written: {err.strerror}.", hint="Choose another place.") from err
+    if not keep:
+        save_manifest(done, manifest)
+    how = "as it was" if keep else f"like {like}" if like else f"seed {seed}"
     counts = done.table["split"].fillna("none").value_counts().to_dict()
     told = ", ".join(f"{name} {num:,}" for name, num in counts.items())
-    print(f"{manifest}: {told}; split {split_hash(done)[:12]}, {f'like {like}' if like else f'seed {seed}'}.")
+    print(f"{manifest}: {told}; split {split_hash(done)[:12]}, {how}.")
 
 
 @data.command("pack")

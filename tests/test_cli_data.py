@@ -15,6 +15,7 @@ from cxr_mtl.cli import app
 from cxr_mtl.cli_data import data
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.sources import SOURCES
+from cxr_mtl.data.split_file import read_split
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import ConfigError, DataError
 
@@ -81,6 +82,55 @@ def test_a_split_is_saved_and_taken_over(drawn: Path, tmp_path: Path) -> None:
     assert load_manifest(drawn / "nih.parquet").splits.tolist() == load_manifest(manifest).splits.tolist()
 
 
+def test_a_split_is_written_as_it_is(drawn: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "kept.parquet"
+    cxr("import", "nih", drawn / "films", "--out", manifest, "--ontology", "lung10")
+    before = manifest.read_bytes()
+    done = cxr("split", manifest, "--keep", "--save", tmp_path / "new" / "folder" / "s.csv")
+    assert done.exit_code == 0, done.output
+    assert "as it was" in done.output
+    assert manifest.read_bytes() == before
+    table, about = read_split(tmp_path / "new" / "folder" / "s.csv")
+    assert about["how"] == "official lists"
+    kept = load_manifest(manifest).table
+    said = dict(zip(table["image_id"], table["split"], strict=True))
+    assert [said[name] for name in kept["image_id"]] == kept["split"].tolist()
+
+
+def test_a_manifest_is_not_changed_where_the_split_cannot_be_saved(drawn: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "kept.parquet"
+    cxr("import", "nih", drawn / "films", "--out", manifest, "--ontology", "lung10")
+    before = manifest.read_bytes()
+    done = cxr("split", manifest, "--seed", 9, "--save", manifest / "s.csv")
+    assert isinstance(done.exception, DataError)
+    assert manifest.read_bytes() == before
+
+
+def test_an_import_speaks_to_programs(drawn: Path, tmp_path: Path) -> None:
+    done = cxr("import", "nih", drawn / "films", "--out", tmp_path / "m.parquet", "--ontology", "lung10", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output)
+    assert (report["source"], report["kept"]) == ("nih", len(load_manifest(tmp_path / "m.parquet")))
+    assert set(report) == {"source", "kept", "patients", "dropped", "labels", "splits", "notes"}
+
+
+def test_supine_films_are_dropped_on_the_command_line(tmp_path: Path) -> None:
+    header = (
+        "ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,Projection,MethodLabel,Labels"
+    )
+    films = [
+        f"{view}{n}.png,0,20150101,S{view}{n},P{view}{n},1950,F,{view},Physician,['normal']"
+        for view in ("PA", "AP_horizontal")
+        for n in range(4)
+    ]
+    (tmp_path / "PADCHEST_x.csv").write_text("\n".join([header, *films]) + "\n")
+    for supine, kept in (("keep", 8), ("drop", 4)):
+        out = tmp_path / f"{supine}.parquet"
+        done = cxr("import", "padchest", tmp_path, "--allow-missing-images", "--out", out, "--supine", supine)
+        assert done.exit_code == 0, done.output
+        assert len(load_manifest(out)) == kept
+
+
 def test_a_run_file_makes_its_manifest(drawn: Path, tmp_path: Path) -> None:
     rules = {"source": "nih", "ontology": "lung10", "rules": [{"min_age": 16}]}
     run = {"name": "few", "data": {"manifest": str(tmp_path / "few.parquet"), "curate": rules}}
@@ -118,6 +168,8 @@ def test_the_doctor_speaks_to_programs(drawn: Path) -> None:
         (["import", "nih", ".", "--out", "m.parquet", "--views", "PA,oblique"], ConfigError, "no view 'OBLIQUE'"),
         (["import", "nih", ".", "--out", "m.parquet", "--name", "mine"], ConfigError, "called nih"),
         (["import", "folders", ".", "--out", "m.parquet", "--name", "nih"], ConfigError, "cannot be called 'nih'"),
+        (["split", "m.parquet", "--keep"], ConfigError, "--keep wants --save"),
+        (["split", "m.parquet", "--keep", "--save", "s.csv", "--like", "o.csv"], ConfigError, "no --like"),
         (["merge", "no.parquet", "none.parquet", "--out", "m.parquet"], DataError, "no.parquet"),
     ],
 )

@@ -16,6 +16,7 @@ RUN_ELSEWHERE = {
     "cxr-mtl data import nih": "tests/test_line.py",
     "cxr-mtl data import kermany": "tests/test_cli_data.py",
     "cxr-mtl data merge": "tests/test_cli_data.py",
+    "cxr-mtl data curate": "tests/test_cli_data.py",
     "cxr-mtl data doctor": "tests/test_line.py",
     "cxr-mtl train -c": "tests/test_line.py",
     "cxr-mtl evaluate": "tests/test_line.py",

@@ -108,7 +108,7 @@ def test_what_the_user_should_know_is_said(small: Path) -> None:
     for note in (
         "1 ages are 0 (first: patient00003_study1_view1_frontal): set to unknown",
         "ages are capped: 1 films say 90, which means 90 or more",
-        "(FRONTAL LL 1, FRONTAL RL 1): UNKNOWN",
+        "2 films have a view other than PA, AP and lateral: UNKNOWN (FRONTAL LL 1, FRONTAL RL 1)",
         "there is no table of the test set",
         "1 films have no label at all that ontology thorax knows",
     ):

@@ -17,7 +17,7 @@ from cxr_mtl.data.sources.own.csv_boxes import clean_path
 from cxr_mtl.data.sources.own.csv_table import read_csv_table, template
 from cxr_mtl.data.sources.own.csv_text import numbers, read_cells
 from cxr_mtl.data.sources.report import Tally
-from cxr_mtl.errors import DataError
+from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import list_ontologies, load_ontology
 
 UNKNOWN = -9.0
@@ -231,7 +231,8 @@ def test_odd_splits_views_and_sexes_are_noted(three: Path) -> None:
     assert found.rows["view"].tolist() == ["UNKNOWN", "PA", "UNKNOWN"]
     assert found.rows["sex"].tolist() == [None, "F", None]
     assert noted(tally, "1 films have a split that is none of train, val, test (first: line 3)")
-    assert noted(tally, "OBLIQUE 1")
+    assert noted(tally, "2 films have a view other than PA, AP and lateral: UNKNOWN (first: line 2)")
+    assert not noted(tally, "OBLIQUE")
     assert noted(tally, "1 films have a sex that is neither M nor F")
 
 
@@ -275,6 +276,58 @@ def test_letters_of_windows(three: Path) -> None:
     found, tally = read(three)
     assert found.rows["patient_id"].tolist() == ["Zoë"]
     assert noted(tally, "Windows-1252")
+
+
+@pytest.mark.parametrize("said", ["sep=;", '"sep=;"', "SEP=;;;"])
+def test_excels_first_line(three: Path, said: str) -> None:
+    found, tally = read(write(three, said, "image_path;patient_id;Edema,Mass;Edema", "a.png;1;0;1", "b.png;;;1"))
+    assert labels(found) == {"a.png": [1]}
+    assert dropped(tally) == {"row has no patient_id": "1 line 4"}
+
+
+def test_excels_first_line_may_say_what_no_header_does(three: Path) -> None:
+    found, _ = read(write(three, "sep=|", "image_path|patient_id|Edema", "a.png|1,2|1"))
+    assert found.rows["patient_id"].tolist() == ["1,2"]
+    assert read_cells(write(three, "sep=\t", "a\tb,c", "1\t2", name="x.csv"), Tally()).columns.tolist() == ["a", "b,c"]
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("FileName,patient_id,Edema", "Did you mean 'FileName'? Rename it to image_path."),
+        ("Image Index,path,patient_id,Edema", "Did you mean 'Image_Index' or 'path'? Rename it to image_path."),
+        ("image_path,PatientID,Edema", "Did you mean 'PatientID'? Rename it to patient_id."),
+        ("image_path,Subject-ID,Edema", "Did you mean 'Subject-ID'? Rename it to patient_id."),
+        ("image_path,Edema", "Its columns: image_path, Edema."),
+        ("films,Edema", "Its columns: films, Edema."),
+    ],
+)
+def test_a_missing_column_may_have_another_name(three: Path, header: str, hint: str) -> None:
+    with pytest.raises(DataError, match="no column") as caught:
+        read(write(three, header, "a.png,1"))
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(hint)
+    if "no column 'patient_id'" in str(caught.value):
+        assert "copy image_path into patient_id" in caught.value.hint
+
+
+def test_a_first_line_that_is_no_header_is_not_quoted(three: Path) -> None:
+    with pytest.raises(DataError, match="no column 'image_path'") as caught:
+        read(write(three, "a.png,Doe John,1", "b.png,Roe Jane,0"))
+    assert "Doe" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_patients_by_a_pattern(three: Path) -> None:
+    film(three / "P7_d.png")
+    film(three / "P7_e.png")
+    rows = ["P7_d.png,1", "P7_e.png,0", "a.png,1", "../b.png,1"]
+    found, tally = read(write(three, "image_path,Edema", *rows), patient_pattern=r"(P\d+)_")
+    assert found.rows["patient_id"].tolist() == ["P7", "P7", "a.png"]
+    assert found.info["patient_pattern"] == r"(P\d+)_"
+    assert noted(tally, "1 films name no patient (first: a.png)")
+    assert dropped(tally) == {"image_path leads out of the table's folder": "1 line 5"}
+    with pytest.raises(ConfigError, match="has a column 'patient_id'"):
+        read(write(three, HEADER, *ROWS), patient_pattern="x")
 
 
 def test_which_table(three: Path) -> None:

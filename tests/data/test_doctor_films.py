@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
+from dicom_files import film as dicom
+from dicom_files import saved
 from doctor_set import NUM, SIDE, changed, draw, manifest, save, sound, write_films
 from PIL import Image, ImageDraw, ImageFont
+from scipy.sparse.csgraph import connected_components
 
 from cxr_mtl.data.doctor import examine
-from cxr_mtl.data.doctor.copies import same_pictures
+from cxr_mtl.data.doctor.copies import ALIKE, same_pictures
 from cxr_mtl.data.doctor.looks import lie_of, look_at
 from cxr_mtl.data.doctor.text import lines_of_text
 from cxr_mtl.data.read import read_image
@@ -187,6 +192,45 @@ def test_a_format_that_goes_with_a_finding_is_a_shortcut(films: Path, tmp_path: 
     assert "clinic: png of 8 bits 24, jpeg 12" in found["format-mix"].message
 
 
+def as_dicom(root: Path, inverted: set[int]) -> None:
+    """Every film as DICOM, some stored with dense as dark and marked so."""
+    for i in range(NUM):
+        grey = draw(i)
+        how = "MONOCHROME1" if i in inverted else "MONOCHROME2"
+        values = 255 - grey if i in inverted else grey
+        (root / f"{i}.png").write_bytes(saved(dicom(values, bits=8, PhotometricInterpretation=how)))
+
+
+@pytest.mark.parametrize("inverted", [set(), set(range(NUM))], ids=["none", "all"])
+def test_dicom_of_one_polarity_is_no_mix(films: Path, tmp_path: Path, inverted: set[int]) -> None:
+    root = shutil.copytree(films, tmp_path / "films")
+    as_dicom(root, inverted)
+    assert examine(manifest(root, sound())) == []
+
+
+def test_dicom_of_two_polarities_in_one_dataset_is_told_of_with_its_number(films: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(films, tmp_path / "films")
+    as_dicom(root, {7, 8, 18})
+    (problem,) = examine(manifest(root, sound()))
+    assert (problem.check, problem.level, problem.count, problem.path) == ("photometric-mix", "warning", 3, "7.png")
+    assert "(clinic: MONOCHROME1 3, MONOCHROME2 33)" in problem.message
+    as_dicom(root, set(range(NUM)) - {7, 8})
+    (problem,) = examine(manifest(root, sound()))
+    assert (problem.check, problem.count, problem.path) == ("photometric-mix", 2, "7.png")
+    apart = {i: {"dataset": "other"} for i in (7, 8)}
+    checks = {p.check for p in examine(manifest(root, changed(apart)))}
+    assert "photometric-mix" not in checks, "each dataset is of one polarity"
+
+
+def test_a_polarity_that_goes_with_a_finding_is_a_shortcut(films: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(films, tmp_path / "films")
+    as_dicom(root, set(range(0, NUM, 3)))
+    found = {p.check: p for p in examine(manifest(root, sound()))}
+    assert set(found) == {"photometric-mix", "shortcut"}
+    assert (found["shortcut"].level, found["shortcut"].count) == ("error", 2)
+    assert "dicom MONOCHROME1 12:0" in found["shortcut"].message
+
+
 def test_films_that_may_differ_in_shape_do(films: Path, tmp_path: Path) -> None:
     """A film without boxes may have any usual aspect, and a side rounded to a pixel is no crop."""
     root = shutil.copytree(films, tmp_path / "films")
@@ -239,6 +283,54 @@ def test_pictures_without_contrast_are_no_copies_of_one_another() -> None:
     assert len(same_pictures(np.zeros((0, 32, 32), np.uint8))) == 0
 
 
+def made_up(num: int, copied: int, noise: float, seed: int = 0) -> np.ndarray:
+    """(num, 32, 32) smooth pictures about one; the last are copies of the first, the later the noisier."""
+    rng = np.random.default_rng(seed)
+    waves = np.cos(np.pi * np.arange(8)[:, None] * (np.arange(32) + 0.5) / 32).astype(np.float32)
+    spread = 40 / (1 + np.add.outer(np.arange(8), np.arange(8)))
+    usual = rng.normal(size=(8, 8)) * spread
+    thumbs = np.empty((num, 32, 32), np.uint8)
+    for start in range(0, num, 5000):
+        part = thumbs[start : start + 5000]
+        some = (usual + rng.normal(size=(len(part), 8, 8)) * spread * 0.6).astype(np.float32)
+        part[:] = np.clip(128 + waves.T @ some @ waves, 0, 255)
+    grain = np.linspace(0, noise, copied)[:, None, None] * rng.normal(size=(copied, 32, 32))
+    thumbs[num - copied :] = np.clip(np.rint(thumbs[:copied] + grain), 0, 255)
+    return thumbs
+
+
+def test_copies_are_those_that_comparing_each_film_with_each_finds() -> None:
+    thumbs = made_up(1500, 300, 12.0)
+    correlation = np.corrcoef(thumbs.reshape(len(thumbs), -1))
+    apart = np.abs(correlation - ALIKE) > 1e-5
+    assert apart.all(), "none is so near the limit that rounding decides"
+    _, expected = connected_components(correlation >= ALIKE)
+    found = same_pictures(thumbs)
+    assert 1200 < len(set(expected.tolist())) < 1480, "some copies are beyond the limit, some within"
+    assert (
+        len(set(zip(found.tolist(), expected.tolist(), strict=True))) == len(set(found.tolist())) == expected.max() + 1
+    )
+
+
+def test_comparing_very_many_films_takes_no_array_of_floats_for_all_their_pixels() -> None:
+    thumbs = made_up(30_000, 100, 2.0)
+    tracemalloc.start()
+    picture = same_pictures(thumbs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(picture[:100], picture[-100:])
+    assert peak < 2.5 * thumbs.nbytes, "one such array would be four times the thumbnails"
+
+
+@pytest.mark.slow
+def test_comparing_very_many_films_is_quick() -> None:
+    """.7 s on one core; a tree of all low frequencies at once, as at first, takes nearly four."""
+    thumbs = made_up(40_000, 100, 2.0)
+    start = process_time()
+    same_pictures(thumbs)
+    assert process_time() - start < 3
+
+
 def _thumbs(paths: list[Path]) -> np.ndarray:
     return np.stack([look_at(read_image(path).pixels).thumb for path in paths])
 
@@ -267,7 +359,7 @@ def test_the_real_films(real_films: Path) -> None:
         ("copy", 2),
         ("turned", 1),
     ]
-    assert [(p.check, p.count) for p in examine(children)] == [("small", 39)]
+    assert [(p.check, p.count) for p in examine(children)] == [("child", 890), ("small", 39)]
     paths = [m.path(row) for m in (whole, children) for row in range(0, len(m), 10)]
     found = [lie_of(255 - thumb)[0] for thumb in _thumbs(paths)]
     assert np.mean(found) > 0.98

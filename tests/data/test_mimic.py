@@ -143,7 +143,7 @@ def test_a_normal_study_keeps_its_devices(mimic: Path) -> None:
 
 
 def test_views_that_are_neither_frontal_nor_lateral_are_noted(mimic: Path) -> None:
-    note = "2 films have a view that is neither PA, AP nor lateral (none stated 1, AP AXIAL 1): UNKNOWN"
+    note = "2 films have a view other than PA, AP and lateral: UNKNOWN (none stated 1, AP AXIAL 1)"
     assert any(note in said for said in read(mimic)[1].notes), read(mimic)[1].notes
     kept = {view: num for view, num in ALL_VIEWS.items() if view in VIEWS}
     assert sum(ALL_VIEWS.values()) == 377110

@@ -213,12 +213,20 @@ def test_nothing_is_dropped_in_silence(nih: Path) -> None:
         ("00000009_000", "Mass", 0, 9, "50", "M", "PA"),
         ("00000001_000", "Mass", 0, 1, "50", "M", "PA"),
         ("00000010_000", "Mass", 0, 10, "50", "O", "LL"),
+        ("00000011_000", "No Finding|Mass", 0, 11, "50", "M", "PA"),
     ]
     (nih / "Data_Entry_2017_v2020.csv").write_text(entries([*ROWS, *bad]))
     more = [("00000099_000.png", "Mass", 1, 1, 5, 5), ("00000001_000.png", "Zebra", 1, 1, 5, 5)]
     more += [("00000001_000.png", "Mass", 1, 1, 0, 5), ("00000006_000.png", "Mass", 1, 1, 5, 5)]
     (nih / "BBox_List_2017.csv").write_bytes(box_list([*BOXES, *more]))
-    for name in ("00000006_000.png", "00000007_000.png", "00000008_000.png", "00000010_000.png", "00000042_000.png"):
+    for name in (
+        "00000006_000.png",
+        "00000007_000.png",
+        "00000008_000.png",
+        "00000010_000.png",
+        "00000011_000.png",
+        "00000042_000.png",
+    ):
         (nih / "images" / name).touch()
     manifest, report = read(nih)
     assert {reason: (d.count, d.first) for reason, d in report.dropped.items()} == {
@@ -227,6 +235,7 @@ def test_nothing_is_dropped_in_silence(nih: Path) -> None:
         "film is in an earlier row already": (1, "00000001_000.png"),
         "film is not in the folder": (1, "00000009_000.png"),
         "row has a label that NIH does not have": (1, "00000006_000.png Pnumonia"),
+        "row says No Finding beside a finding": (1, "00000011_000.png No Finding|Mass"),
         "box of a film that was left out or is in no row": (2, "00000099_000.png"),
         "box of Zebra, which ontology nih14 does not have": (1, "00000001_000.png"),
         "box has no area": (1, "00000001_000.png"),

@@ -243,7 +243,7 @@ def test_sizes_beside_the_boxes_go_before_a_table_of_sizes(tmp_path: Path) -> No
     (tmp_path / "train_meta.csv").write_text("image_id,dim0,dim1\nfilm0,30,20\nfilm1,31,21\nfilm2,0,5\n")
     beside = pd.DataFrame({"image_id": ["film0"], "width": ["200"], "height": ["300"]})
     info: dict[str, object] = {}
-    sizes = read_frames(tmp_path, rows_of(4), np.ones(4, dtype=bool), [beside], info)
+    sizes = read_frames(tmp_path, rows_of(4), np.ones(4, dtype=bool), [beside], info, Tally())
     np.testing.assert_array_equal(sizes, [[200, 300], [21, 31], [np.nan] * 2, [np.nan] * 2])
     assert [str(name).split()[0] for name in info["sizes_from"]] == ["the", "train_meta.csv"]  # type: ignore[attr-defined]
 
@@ -251,7 +251,26 @@ def test_sizes_beside_the_boxes_go_before_a_table_of_sizes(tmp_path: Path) -> No
 def test_a_table_of_sizes_without_sizes(tmp_path: Path) -> None:
     (tmp_path / "train_meta.csv").write_text("image_id,rows\nfilm0,30\n")
     with pytest.raises(DataError, match=r"train_meta\.csv has no columns dim0 and dim1"):
-        read_frames(tmp_path, rows_of(1), np.ones(1, dtype=bool), [], {})
+        read_frames(tmp_path, rows_of(1), np.ones(1, dtype=bool), [], {}, Tally())
+
+
+def test_sizes_that_no_film_has_are_unknown_and_noted(tmp_path: Path) -> None:
+    table = [
+        "image_id,dim0,dim1",
+        "film0,99999999999,20",
+        "film1,30.5,20",
+        "film2,1e999,20",
+        "film3,65535.0,1",
+        "film4,,",
+    ]
+    (tmp_path / "train_meta.csv").write_text("\n".join(table) + "\n")
+    tally = Tally()
+    sizes = read_frames(tmp_path, rows_of(6), np.ones(6, dtype=bool), [], {}, tally)
+    assert np.flatnonzero(~np.isnan(sizes[:, 0])).tolist() == [3]
+    assert sizes[3].tolist() == [1, 65535]
+    (note,) = tally.notes
+    assert note.startswith("3 films have sizes in train_meta.csv ")
+    assert note.endswith("that are no whole numbers from 1 to 65,535 (first: film0): unknown")
 
 
 def boxes_at(xyxy: list[tuple[float, float, float, float]]) -> pd.DataFrame:

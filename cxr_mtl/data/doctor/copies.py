@@ -22,7 +22,7 @@ ALIKE = 0.997
 """Correlation of two thumbnails from which on they show one picture. Of the project's 3,109 real films no two different
 ones have more than .981 (two films of one patient); copies at 128 px and JPEG quality 50 have .999 at least."""
 
-_COARSE, _DIRECTIONS = 6, 6
+_COARSE, _DIRECTIONS = 6, 8
 _BLOCK = 4096
 _FLAT = 1e-3  # a film of one grey is like every other
 
@@ -98,10 +98,11 @@ def _unit(thumbs: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bo
 
 
 def _turned(coarse: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(F, 6) the directions in which the films differ most: a tree of more is slower, for all films are near there."""
+    """(F, 8) along the directions in which the films differ most; a tree of more is slower and spares little."""
     centred = coarse - coarse.sum(axis=0) / np.float32(max(len(coarse), 1))
     _, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    return centred @ directions[:, -_DIRECTIONS:]
+    turned: NDArray[np.float64] = centred @ directions[:, -_DIRECTIONS:]
+    return turned
 
 
 def _kept(

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.doctor.copies import examine_copies
 from cxr_mtl.data.doctor.looks import Look, look_at
 from cxr_mtl.data.doctor.problem import Level, Problem, of_films
 from cxr_mtl.data.doctor.shortcuts import guessed_from
 from cxr_mtl.data.doctor.text import LINES
 from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.policy import learned_labels
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ImageError
 
@@ -44,6 +46,7 @@ class _Film:
     height: int = 0
     sha256: str = ""
     kind: str = ""
+    inverted: bool = False
     look: Look | None = None
 
 
@@ -59,7 +62,7 @@ def examine_films(
         films = list(_read_all(manifest, sorted(set(rows) - set(missing)), threads, progress))
         yield from _unreadable(manifest, films)
         films = [film for film in films if film.error is None]
-        for check in (_frames, _copies, _looks, _sizes, _kinds):
+        for check in (_frames, _copies, _looks, _sizes, _kinds, _photometric):
             yield from check(manifest, films)
 
 
@@ -85,7 +88,8 @@ def _read(row: int, path: Path) -> _Film:
     except ImageError as error:
         return _Film(row, error=error)
     blank = bool(film.pixels.min() == film.pixels.max())
-    return _Film(row, None, film.width, film.height, film.sha256, kind, None if blank else look_at(film.pixels))
+    look = None if blank else look_at(film.pixels)
+    return _Film(row, None, film.width, film.height, film.sha256, kind, film.inverted, look)
 
 
 def _unreadable(manifest: Manifest, films: list[_Film]) -> Iterator[Problem]:
@@ -183,10 +187,30 @@ def _kinds(manifest: Manifest, films: list[_Film]) -> Iterator[Problem]:
     fix = "Make all from the originals in one way, or check that no finding goes with one kind."
     yield from of_films(manifest, rare, "warning", "format-mix", what, fix)
     rows = np.asarray([film.row for film in films], dtype=np.intp)
-    kinds = np.asarray([film.kind for film in films], dtype=object)
+    kinds = np.asarray([film.kind + (" MONOCHROME1" if film.inverted else "") for film in films], dtype=object)
+    labels = learned_labels(manifest, LabelsConfig())[rows]
     for name in sorted(by_dataset):  # between datasets the dataset itself is the shortcut, told of elsewhere
         here = (dataset.iloc[rows] == name).to_numpy(bool)
-        yield from guessed_from(manifest, rows[here], kinds[here], "file format", set())
+        yield from guessed_from(manifest.ontology.names, labels[here], kinds[here], "file format", set())
+
+
+def _photometric(manifest: Manifest, films: list[_Film]) -> Iterator[Problem]:
+    """DICOM films of one dataset, some stored with dense as dark and some not: either kind may be marked wrongly."""
+    dataset = manifest.table["dataset"]
+    stored: defaultdict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
+    for film in films:
+        if film.kind == "dicom":
+            stored[str(dataset.iat[film.row])][film.inverted].append(film.row)
+    mixed = {name: kinds for name, kinds in sorted(stored.items()) if kinds[True] and kinds[False]}
+    told = "; ".join(
+        f"{name}: MONOCHROME1 {len(k[True]):,}, MONOCHROME2 {len(k[False]):,}" for name, k in mixed.items()
+    )
+    rare = sorted(row for kinds in mixed.values() for row in min(kinds[True], kinds[False], key=len))
+    what = f"are DICOM of the other polarity than most of their dataset ({told})"
+    fix = (
+        "Each is read as it says; look whether bones are white in films of either kind, for one may be marked wrongly."
+    )
+    yield from of_films(manifest, rare, "warning", "photometric-mix", what, fix)
 
 
 _LOOKS: dict[str, tuple[Level, str, str]] = {

@@ -15,6 +15,8 @@ from cxr_mtl.types import ABSENT, PRESENT
 
 ADULT = 16
 """Years. Below it a chest looks different; NIH's and most public sets are of adults."""
+CHILDREN = frozenset({"kermany"})
+"""Datasets and sources of children alone that state no ages."""
 OLDEST = 110
 """Years."""
 LONGEST = 30
@@ -39,7 +41,7 @@ def _ages(m: Manifest) -> Iterator[Problem]:
     what = f"have an age below 0 or above {OLDEST}"
     wrong = (age < 0) | (age > OLDEST)
     yield from of_films(m, np.flatnonzero(wrong), "warning", "age-range", what, "Set these ages to unknown.")
-    young = np.flatnonzero((age >= 0) & (age < ADULT))
+    young = np.flatnonzero(children_of(m) == "children")
     what, fix = f"are of patients under {ADULT}", "Leave them out of a model for adults; never set them against adults."
     yield from of_films(m, young, "warning", "child", what, fix)
     known = pd.Series(np.where(wrong, np.nan, age))
@@ -113,7 +115,7 @@ def _views(m: Manifest) -> Iterator[Problem]:
     view = m.table["view"]
     what, fix = (
         "are lateral views, which look nothing like frontal ones",
-        "Leave them out with --views PA,AP on import.",
+        "Leave out these alone with --views PA,AP,UNKNOWN on import.",
     )
     yield from of_films(m, np.flatnonzero(view == "LATERAL"), "warning", "lateral", what, fix)
     unknown = view == "UNKNOWN"
@@ -140,8 +142,13 @@ _CHECKS: tuple[Callable[[Manifest], Iterator[Problem]], ...] = (
 )
 
 
-def is_child(ages: NDArray[np.float64]) -> NDArray[np.object_]:
-    """(N,) ``children``, ``adults`` or None where the age is unknown."""
-    words = np.where(ages < ADULT, "children", "adults").astype(object)
-    words[np.isnan(ages)] = None
+def children_of(m: Manifest) -> NDArray[np.object_]:
+    """(N,) ``children``, ``adults`` or None where it is unknown: by age, else by what the dataset is known to be."""
+    age = m.table["age"].to_numpy(np.float64)
+    words = np.where(age < ADULT, "children", "adults").astype(object)
+    words[np.isnan(age) | (age < 0)] = None
+    for name, rows in m.table.groupby("dataset").indices.items():
+        source = m.info.get("datasets", {}).get(name, {}).get("source")
+        if not CHILDREN.isdisjoint((name, source)):
+            words[rows[np.isnan(age[rows])]] = "children"
     return words

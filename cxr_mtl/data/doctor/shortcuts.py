@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.data.doctor.people import is_child
+from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.data.doctor.people import children_of
 from cxr_mtl.data.doctor.problem import Level, Problem, of_films
 from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.policy import learned_labels
 from cxr_mtl.data.split import SPLITS
 from cxr_mtl.types import ABSENT, PRESENT
 
@@ -25,24 +27,26 @@ SHIFT, SURE = 2.0, 4.0
 def examine_shortcuts(manifest: Manifest) -> Iterator[Problem]:
     """Findings that go with a dataset, a view or an age, and splits that are unlike each other."""
     table = manifest.table
+    labels = learned_labels(manifest, LabelsConfig())  # what the tree implies is learned as well as what is stated
     told: set[str] = set()
     for what, group in (
         ("dataset", table["dataset"].to_numpy(object)),
         ("view", table["view"].where(table["view"] != "UNKNOWN", None).to_numpy(object)),
-        ("age", is_child(table["age"].to_numpy(np.float64))),
+        ("age", children_of(manifest)),
     ):
-        yield from guessed_from(manifest, np.arange(len(manifest)), group, what, told)
+        yield from guessed_from(manifest.ontology.names, labels, group, what, told)
     yield from _split_is_dataset(manifest)
     yield from _prevalence(manifest)
 
 
 def guessed_from(
-    manifest: Manifest, rows: NDArray[np.intp], group: NDArray[np.object_], what: str, told: set[str]
+    names: Sequence[str], labels: NDArray[np.float32], group: NDArray[np.object_], what: str, told: set[str]
 ) -> Iterator[Problem]:
     """Findings that a group tells: an error where it tells them all, a warning where it tells most.
 
     Args:
-        rows: of the manifest, M of them.
+        names: of the C findings.
+        labels: (M, C) as training sees them.
         group: (M,) word or None where unknown.
         what: the groups are, in a word.
         told: findings not to tell of again; the ones told of are added.
@@ -52,8 +56,8 @@ def guessed_from(
     code, words = pd.factorize(np.asarray(group[known], dtype=object))
     if len(words) < 2:
         return
-    labels = manifest.labels()[rows][known]
-    for column, name in enumerate(manifest.ontology.names):
+    labels = labels[known]
+    for column, name in enumerate(names):
         present, absent = (
             np.bincount(code[labels[:, column] == value], minlength=len(words)) for value in (PRESENT, ABSENT)
         )

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr_mtl.config_data import LabelsConfig
 from cxr_mtl.data.doctor.boxes import examine_boxes
 from cxr_mtl.data.doctor.people import examine_people
 from cxr_mtl.data.doctor.problem import Level, Problem, of_films
 from cxr_mtl.data.doctor.shortcuts import examine_shortcuts
 from cxr_mtl.data.leaks import boxed_in_train, find_leaks
 from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.data.policy import measured_labels
 from cxr_mtl.data.split import SPLITS, shared_patients
 from cxr_mtl.types import ABSENT, PRESENT, UNCERTAIN
 
@@ -72,8 +74,8 @@ def _one_sided(m: Manifest) -> Iterator[Problem]:
     """Findings with one answer only: nothing to learn in train, nothing to measure in val and test."""
     stated, names = m.labels(), m.ontology.names
     labelled = ((stated == PRESENT) | (stated == ABSENT)).any(axis=0)
-    # As training will see them. What nobody labels but follows from the tree is left aside: there is nothing to mend.
-    values = m.ontology.propagate(stated)
+    # As metrics will see them. What nobody labels but follows from the tree is left aside: there is nothing to mend.
+    values = measured_labels(m, LabelsConfig())
     split = m.splits
     for word, value in (("present", PRESENT), ("absent", ABSENT)):
         anywhere = labelled & (values == value).any(axis=0)

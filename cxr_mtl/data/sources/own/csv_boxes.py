@@ -41,7 +41,7 @@ class Drawn:
     Attributes:
         frame: width and height that the boxes are in.
         searched: a row says so.
-        spoilt: a box of it could not be used, or is of no finding of ours, so a finding without a box may be there all the same.
+        spoilt: a box of it was left out, so a finding without a box may be there all the same.
     """
 
     boxes: list[Box] = field(default_factory=list)
@@ -177,7 +177,7 @@ def _frames(table: pd.DataFrame) -> list[Frame | None]:
     if not {"width", "height"} <= set(table.columns):
         return [None] * len(table)
     sizes = np.column_stack([numbers(table["width"]), numbers(table["height"])])
-    good = are_sizes(sizes).all(axis=1)
+    good: NDArray[np.bool_] = np.all(are_sizes(sizes), axis=1)
     empty = (table[["width", "height"]] == "").all(axis=1)
     whole = np.where(good[:, None], sizes, 0).astype(int).tolist()
     return [None if none else (width, height) for (width, height), none in zip(whole, empty, strict=True)]

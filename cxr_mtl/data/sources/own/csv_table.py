@@ -83,6 +83,8 @@ def read_csv_table(
     _from_normal(stated, labelled, ontology)
     rows, split_how = _rows(path, table, tally)
     boxed = _named((), drawn, ontology)
+    if exhaustive and not drawn:
+        tally.note("no table of boxes names any of these films: --exhaustive says nothing")
     if drawn:
         rows = rows.assign(**box_columns(rows["image_path"], drawn, stated, boxed, ontology, exhaustive, tally))
     return Found(rows, stated, info, labelled, boxed, split_how, root=folder)

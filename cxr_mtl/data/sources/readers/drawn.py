@@ -140,7 +140,7 @@ def _stated(table: pd.DataFrame, name: str, films: pd.Series[str], tally: Tally)
     stated = table.drop_duplicates("image_id").set_index("image_id")[columns]
     text = stated.reindex(films).fillna("")
     sizes = text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    good = are_sizes(sizes).all(axis=1)
+    good: NDArray[np.bool_] = np.all(are_sizes(sizes), axis=1)
     strange = ~good & (text != "").any(axis=1).to_numpy(bool)
     if num := int(strange.sum()):
         first = films.iloc[int(np.argmax(strange))]

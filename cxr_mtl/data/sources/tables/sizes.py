@@ -22,8 +22,8 @@ _TURNED = (5, 6, 7, 8)
 
 def are_sizes(sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which numbers, of any shape, can be the side of a film: whole ones from 1 to ``MAX_SIDE``."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray((sizes >= 1) & (sizes <= MAX_SIDE) & (sizes == np.floor(sizes)))
+    good: NDArray[np.bool_] = (sizes >= 1) & (sizes <= MAX_SIDE) & (sizes == np.floor(sizes))
+    return good
 
 
 def film_size(path: Path) -> tuple[int, int] | None:
