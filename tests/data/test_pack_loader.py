@@ -75,7 +75,8 @@ def test_unreadable_film_is_left_out(pack: Pack, examples: Examples) -> None:
 
 
 def test_unknown_stays_unknown_and_presence_climbs(manifest: Manifest) -> None:
-    labels = measured_labels(manifest, LabelsConfig())
+    spoken = {"test": {"labelled": list(manifest.ontology.names)}}
+    labels = measured_labels(replace(manifest, info={"datasets": spoken}), LabelsConfig())
     names = manifest.ontology
     assert np.isnan(labels[0]).all()
     assert labels[2, names.index("Effusion")] == 1

@@ -239,7 +239,7 @@ def _views(table: pd.DataFrame, side: pd.Series[str], tally: Tally) -> list[str]
     if bare.any():
         tally.note(
             f"{int(bare.sum()):,} frontal films are not said to be AP or PA (the test set's never are): "
-            "--views PA,AP leaves them out"
+            "--views PA,AP leaves them out, PA,AP,UNKNOWN keeps them"
         )
     return read_views(words, _VIEWS, tally)
 
