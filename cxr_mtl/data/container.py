@@ -98,6 +98,8 @@ def walk_jpeg(data: bytes) -> Container:
     kept, size, orientation, at = [data[:2]], None, 1, 2
     for marker, at, stop in _segments(data):
         if marker in _JPEG_SIZES:
+            if stop < at + 10:
+                raise broken("JPEG")
             if marker not in _JPEG_DECODED or data[at + 4] != 8:
                 what, hint = "is a lossless, arithmetic or 12-bit JPEG", "Save it as PNG or as a usual 8-bit JPEG."
                 raise refuse("unsupported_compression", what, hint)

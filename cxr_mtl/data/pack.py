@@ -20,6 +20,7 @@ import mmap
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError, ImageError
 
 Progress = Callable[[int], object]
+
+_AGAIN = ("missing", "unreadable", "unsupported_compression")
+"""Why a film may be unread today and read tomorrow: a disk, a permission, a decoder that was not installed."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,17 @@ def make_pack(
         verify: check the bytes of a finished pack, and decode damaged blocks again.
 
     Raises:
-        DataError: no film could be read, or the disk is full; running it again goes on from there.
+        DataError: no film could be read, the folder holds a pack of more films or another side, or the disk is full;
+            running it again goes on from there.
     """
     try:
-        if not verify and (ready := find_pack(out, manifest, side)):
+        if not verify and (ready := find_pack(out, manifest, side)) and not _readable_now(out):
             return ready
         out.mkdir(parents=True, exist_ok=True)
         with alone(out):
             ready = find_pack(out, manifest, side)
-            if ready is None or (verify and verify_pack(out)):
+            if ready is None or _readable_now(out) or (verify and verify_pack(out)):
+                _check_replaceable(out, manifest, side)
                 _pack(manifest, side, out, workers or os.cpu_count() or 1, progress or (lambda _: None))
     except OSError as error:
         full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -148,7 +154,10 @@ def find_pack(folder: Path, manifest: Manifest, side: int) -> Pack | None:
     index = read_index(folder)
     if index is None or index["side"] != side or places(index, manifest, stamps(manifest)) is None:
         return None
-    return open_pack(folder, manifest)
+    try:
+        return open_pack(folder, manifest)
+    except DataError:  # its films are gone or cut short: it is to be made again
+        return None
 
 
 def is_pack(folder: Path) -> bool:
@@ -200,7 +209,8 @@ def verify_pack(folder: Path, progress: Progress | None = None) -> list[BadBlock
 def _pack(manifest: Manifest, side: int, out: Path, workers: int, progress: Progress) -> None:
     paths, marks = manifest.table["image_path"].astype(str).tolist(), stamps(manifest)
     digest = hashlib.sha256(json.dumps([FORMAT, side, paths, marks]).encode()).hexdigest()
-    draft = Draft(out, digest[:16], len(manifest), side)
+    live = (read_index(out) or {}).get("images", "")
+    draft = Draft(out, digest[:16], len(manifest), side, live=live)
     with ThreadPoolExecutor(workers) as pool:
         draft.fill(_decoder(manifest, side, _old_films(out, manifest, side)), pool, progress)
     films = draft.films()
@@ -220,9 +230,35 @@ def _pack(manifest: Manifest, side: int, out: Path, workers: int, progress: Prog
         "stamps": marks,
         "sizes": [(film.width, film.height) for film in films],
         "unread": unread,
+        "again": [row for row, film in enumerate(films) if film.again],
     }
     write_index(out, index)
     draft.sweep()
+
+
+def _check_replaceable(out: Path, manifest: Manifest, side: int) -> None:
+    """Refuse to put a pack of fewer films, or of another side, in the place of a larger one."""
+    index = read_index(out)
+    if index is None:
+        return
+    if index["side"] != side:
+        raise DataError(f"{out} is a pack of {index['side']} px films.", hint="Name another folder, or remove it.")
+    ours = {os.path.realpath(manifest.path(row)) for row in range(len(manifest))}
+    others = [os.path.join(index["root"], name) for name in index["paths"]]  # noqa: PTH118
+    lost = [path for path in others if os.path.realpath(path) not in ours and os.path.isfile(path)]  # noqa: PTH113
+    if lost:
+        what = f"{out} also holds {len(lost):,} films that the manifest lacks, first: {Path(lost[0]).name}."
+        raise DataError(what, hint="Pack with the manifest that it was made of, name another folder, or remove it.")
+
+
+def _readable_now(out: Path) -> bool:
+    """Whether a film can be read that could not when the pack was made, for a reason that need not last."""
+    index = read_index(out) or {}
+    for row in index.get("again", ()):
+        with suppress(ImageError):
+            read_image(Path(index["root"]) / index["paths"][row])
+            return True
+    return False
 
 
 def _decoder(manifest: Manifest, side: int, old: dict[str, tuple[NDArray[np.uint8], Film]]) -> Decode:
@@ -236,7 +272,7 @@ def _decoder(manifest: Manifest, side: int, old: dict[str, tuple[NDArray[np.uint
         try:
             film = read_image(manifest.path(row))
         except ImageError as error:
-            return Film(0, 0, str(error))
+            return Film(0, 0, str(error), error.code in _AGAIN)
         into[:], _ = to_input(film.pixels, side)
         return Film(film.width, film.height)
 
@@ -248,7 +284,10 @@ def _old_films(folder: Path, manifest: Manifest, side: int) -> dict[str, tuple[N
     index = read_index(folder)
     if index is None or index["side"] != side:
         return {}
-    index, images = _open(folder)
+    try:
+        index, images = _open(folder)
+    except DataError:
+        return {}
     damaged = {row for block in verify_pack(folder) for row in block.rows}
     known = {(path, tuple(stamp)): row for row, (path, stamp) in enumerate(named(index))}
     found = {}

@@ -38,6 +38,8 @@ class Film:
     width: int
     height: int
     reason: str = ""
+    again: bool = False
+    """Whether it may be read another day: nothing is wrong with its bytes as far as anyone knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +62,26 @@ class Draft:
         block: films a block.
     """
 
-    def __init__(self, folder: Path, mark: str, num: int, side: int) -> None:
+    def __init__(self, folder: Path, mark: str, num: int, side: int, *, live: str = "") -> None:
         self.images = folder / f"images-{mark}.npy"
         self.num, self.side = num, side
         self.block = max(1, min(BLOCK_FILMS, BLOCK_BYTES // side**2))
         self._part = folder / f"{self.images.name}.part"
         self._journal = folder / f"{self.images.name}.journal"
-        if not self._part.exists() and self.images.exists() and self._journal.exists():
-            self.images.replace(self._part)  # killed between the last block and the index
-        if not self._part.exists():
-            self._journal.unlink(missing_ok=True)
         header = BytesIO()
         np.lib.format.write_array_header_1_0(
             header, {"descr": "|u1", "fortran_order": False, "shape": (num, side, side)}
         )
         self._header = header.getvalue()
-        self._done = self._whole_blocks()
+        if not self._part.exists() and self.images.exists() and self._journal.exists() and self.images.name != live:
+            # Killed between the last block and the index. Whole, it stays: another process may be about to name it.
+            self._done = self._whole_blocks(self.images)
+            if not self._todo():
+                return
+            self.images.replace(self._part)
+        if not self._part.exists():
+            self._journal.unlink(missing_ok=True)
+        self._done = self._whole_blocks(self._part)
 
     def fill(self, decode: Decode, pool: ThreadPoolExecutor, progress: Callable[[int], object]) -> None:
         """Decode, write and note the blocks that are not there yet.
@@ -83,8 +89,10 @@ class Draft:
         Raises:
             OSError: a block cannot be written, for want of room as a rule.
         """
-        todo = [block for block in range(-(-self.num // self.block)) if block not in self._done]
+        todo = self._todo()
         progress(sum(len(self._rows(block)) for block in self._done))
+        if not todo:
+            return
         self._check_room(todo)
         self._part.touch()  # never emptied: who writes at the same time writes the same
         with self._part.open("r+b") as part, self._journal.open("a", encoding="utf-8") as journal:
@@ -154,25 +162,28 @@ class Draft:
     ) -> tuple[int, NDArray[np.uint8], tuple[Film, ...]]:
         return block, films, tuple(future.result() for future in futures)
 
+    def _todo(self) -> list[int]:
+        return [block for block in range(-(-self.num // self.block)) if block not in self._done]
+
     def _place(self, block: int) -> int:
         return len(self._header) + block * self.block * self.side**2
 
     def _rows(self, block: int) -> range:
         return range(block * self.block, min((block + 1) * self.block, self.num))
 
-    def _whole_blocks(self) -> dict[int, Block]:
+    def _whole_blocks(self, images: Path) -> dict[int, Block]:
         """Blocks that the journal notes and whose bytes are still those noted."""
         if not self._journal.exists():
             return {}
         noted: dict[int, Block] = {}
-        for line in self._journal.read_text(encoding="utf-8").splitlines():
+        for line in self._journal.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 number, sha256, films = json.loads(line)
                 noted[number] = Block(sha256, tuple(Film(*film) for film in films))
             except (ValueError, TypeError):  # empty, or cut short by a kill
                 continue
         whole = {}
-        with self._part.open("rb") as part:
+        with images.open("rb") as part:
             for number, block in noted.items():
                 part.seek(self._place(number))
                 found = part.read(len(self._rows(number)) * self.side**2)

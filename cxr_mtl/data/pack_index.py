@@ -72,7 +72,15 @@ def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Finish a pack: whole or not at all."""
     part = folder / f"{INDEX}.{uuid.uuid4().hex}.part"
     try:
-        part.write_text(json.dumps(index))
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(index))
+            file.flush()
+            os.fsync(file.fileno())  # the draft is swept away next: the index must outlive a loss of power
         part.replace(folder / INDEX)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     finally:
         part.unlink(missing_ok=True)

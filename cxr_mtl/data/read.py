@@ -56,6 +56,8 @@ def read_image(source: Path | bytes, *, name: str = "") -> Radiograph:
         pixels, inverted, view, notes = read_dicom(data) if kind == "dicom" else _read_raster(data, kind)
     except ImageError as error:
         raise _named(called, error) from error
+    except Exception as error:  # what nobody foresaw in hostile bytes: one file must not end a batch
+        raise _named(called, refuse("corrupt", "is a damaged file", RESEND)) from error
     if pixels.min() == pixels.max():
         notes.append("the picture is blank")
     return Radiograph(pixels, kind, inverted, hashlib.sha256(data).hexdigest(), tuple(notes), view)

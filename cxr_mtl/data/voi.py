@@ -17,6 +17,7 @@ from cxr_mtl.data.elements import Elements
 _DESCRIPTOR, _DATA = 0x00283002, 0x00283006
 LUT_TAGS = frozenset((_DESCRIPTOR, _DATA))
 
+_THINNEST = 1e-6  # of a window; what is thinner divides to infinity in float32
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -57,6 +58,8 @@ def read_table(item: Elements | None, *, signed: bool) -> LookUpTable | None:
     count, first, bits = struct.unpack_from(item.order + ("HhH" if signed else "HHH"), descriptor)
     count = count or 65536
     packed = len(data) in (count, count + count % 2)  # 8-bit entries, one a byte
+    if not packed and len(data) % 2:
+        return None
     entries = np.frombuffer(data, dtype=np.uint8 if packed else np.dtype(item.order + "u2"), count=-1)[:count]
     if len(entries) < count or not 1 <= bits <= 16:
         return None
@@ -97,5 +100,5 @@ def apply_window(values: NDArray[np.float32], center: float, width: float, funct
 
 
 def is_window(width: float, function: str) -> bool:
-    """Whether the standard allows a window of this width."""
-    return function in FUNCTIONS and (width >= 1 if function == "LINEAR" else width > 0)
+    """Whether the standard allows a window of this width; ours is the floor where it states none."""
+    return function in FUNCTIONS and width >= (1 if function == "LINEAR" else _THINNEST)

@@ -8,8 +8,10 @@ leaves one in the folder, and the others look whether they see it.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -18,6 +20,8 @@ from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack, find_pack, is_pack, make_pack, open_pack, pack_folder
 from cxr_mtl.engine.distributed import barrier, gather, local_rank
 from cxr_mtl.errors import DataError
+
+Answer = TypeVar("Answer")
 
 
 def shared_pack(data: DataConfig, manifest: Manifest, side: int, *, main: bool) -> Pack:
@@ -34,7 +38,7 @@ def shared_pack(data: DataConfig, manifest: Manifest, side: int, *, main: bool) 
     """
     folder = data.pack or pack_folder(data.manifest, side)
     # The others of a node map what its first rank has looked at: a look asks the disk about every film.
-    ready = bool(local_rank()) or find_pack(folder, manifest, side) is not None
+    ready = _together(lambda: bool(local_rank()) or find_pack(folder, manifest, side) is not None)
     if not all(gather(ready)):
         token = folder / f".{gather(uuid.uuid4().hex)[0]}"
         if main:
@@ -42,23 +46,34 @@ def shared_pack(data: DataConfig, manifest: Manifest, side: int, *, main: bool) 
                 folder.mkdir(parents=True, exist_ok=True)
                 token.touch()
         barrier()
-        problem = None if ready or (token.exists() and not main) else _make(data, folder, manifest, side, main=main)
-        problems = [found for found in gather(problem) if found]
+        with suppress(OSError):
+            list(folder.parent.iterdir())  # a network disk may remember that a name was not there
+        here = ready or (token.exists() and not main)
+        _together(lambda: None if here else _make(data, folder, manifest, side, main=main))
         if main:
             token.unlink(missing_ok=True)
-        if problems:
-            raise DataError(problems[0][0], hint=problems[0][1])
-    return open_pack(folder, manifest)
+    return _together(lambda: open_pack(folder, manifest))
 
 
-def _make(data: DataConfig, folder: Path, manifest: Manifest, side: int, *, main: bool) -> tuple[str, str] | None:
-    """Decode the films; message and hint of what went wrong."""
+def _together(work: Callable[[], Answer]) -> Answer:
+    """Do something on every rank; what goes wrong on one is raised on all, or the others would wait for it for ever."""
+    problem, answer = None, None
+    try:
+        answer = work()
+    except DataError as error:
+        problem = error.message, error.hint
+    except OSError as error:
+        problem = f"The pack cannot be read or written: {error.strerror or error}.", "Check its disk."
+    problems = [found for found in gather(problem) if found]
+    if problems:
+        raise DataError(problems[0][0], hint=problems[0][1])
+    return cast("Answer", answer)
+
+
+def _make(data: DataConfig, folder: Path, manifest: Manifest, side: int, *, main: bool) -> None:
+    """Decode the films, unless a folder that the run file names holds others."""
     if data.pack and is_pack(folder):
         what = f"data.pack: {folder} holds other films, or these at another size or before they changed."
-        return what, "Remove it, pack again or name another folder."
-    try:
-        with tqdm(total=len(manifest), desc="decoding films", unit="film", disable=None if main else True) as bar:
-            make_pack(manifest, side, folder, progress=bar.update)
-    except DataError as error:
-        return error.message, error.hint
-    return None
+        raise DataError(what, hint="Remove it, pack again or name another folder.")
+    with tqdm(total=len(manifest), desc="decoding films", unit="film", disable=None if main else True) as bar:
+        make_pack(manifest, side, folder, progress=bar.update)

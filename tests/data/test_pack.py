@@ -22,6 +22,7 @@ from cxr_mtl.data.manifest import Manifest, make_manifest
 from cxr_mtl.data.pack import Pack, find_pack, make_pack, open_pack, verify_pack
 from cxr_mtl.data.pack_index import INDEX
 from cxr_mtl.data.read import read_image
+from cxr_mtl.data.refuse import refuse
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import load_ontology
@@ -98,8 +99,8 @@ def test_finished_pack_is_opened_not_made_again(manifest: Manifest, tmp_path: Pa
     assert len(decoded) == FILMS
     make_pack(manifest, SIDE, tmp_path)
     assert len(decoded) == FILMS
-    assert make_pack(manifest, 96, tmp_path).side == 96
-    assert len(list(tmp_path.glob("images-*"))) == 1
+    with pytest.raises(DataError, match="is a pack of 64 px films"):
+        make_pack(manifest, 96, tmp_path)
 
 
 def test_a_pack_may_hold_more_than_is_asked_for(manifest: Manifest, tmp_path: Path, decoded: list[str]) -> None:
@@ -112,6 +113,54 @@ def test_a_pack_may_hold_more_than_is_asked_for(manifest: Manifest, tmp_path: Pa
     assert found.sizes.tolist() == whole.sizes[rows].tolist()
     assert found.usable.tolist() == [True, False, True]
     assert list(found.unread) == ["id a/5.png"]
+
+
+def test_a_larger_pack_is_not_replaced_by_a_part_of_it(manifest: Manifest, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(manifest.root, tmp_path / "films"))
+    whole = replace(manifest, root=root)
+    make_pack(whole, SIDE, tmp_path / "pack")
+    part = replace(whole, table=whole.table.iloc[:2].reset_index(drop=True))
+    Image.new("L", (70, 50)).save(root / "a/1.png")
+    with pytest.raises(DataError, match="also holds 28 films that the manifest lacks"):
+        make_pack(part, SIDE, tmp_path / "pack")
+    assert len(make_pack(whole, SIDE, tmp_path / "pack").at) == FILMS
+
+
+def test_a_film_that_a_disk_would_not_give_is_tried_again(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> object:
+        if path.name == "3.png":
+            raise refuse("unreadable", "cannot be opened", "Check the disk.")
+        return read_image(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pack, "read_image", read)
+        assert set(make_pack(manifest, SIDE, tmp_path).unread) == {"id a/3.png", "id a/5.png"}
+    assert set(make_pack(manifest, SIDE, tmp_path).unread) == {"id a/5.png"}
+
+
+def test_a_pack_whose_films_are_gone_is_made_again(manifest: Manifest, tmp_path: Path) -> None:
+    first = make_pack(manifest, SIDE, tmp_path)
+    copy = first.films(np.arange(FILMS))
+    for file in tmp_path.glob("images-*.npy"):
+        file.write_bytes(file.read_bytes()[:500])
+    assert np.array_equal(make_pack(manifest, SIDE, tmp_path).films(np.arange(FILMS)), copy)
+    for file in tmp_path.glob("images-*.npy"):
+        file.unlink()
+    assert np.array_equal(make_pack(manifest, SIDE, tmp_path).films(np.arange(FILMS)), copy)
+
+
+def test_a_journal_left_beside_a_live_pack_does_no_harm(manifest: Manifest, tmp_path: Path) -> None:
+    """Killed while it swept up; then a byte flips, and the pack is mended from itself."""
+    make_pack(manifest, SIDE, tmp_path)
+    (images,) = tmp_path.glob("images-*.npy")
+    images.with_name(f"{images.name}.journal").write_bytes(b'\xff[0, "no", []]\n')
+    damaged = bytearray(images.read_bytes())
+    damaged[-1] ^= 1
+    images.write_bytes(damaged)
+    make_pack(manifest, SIDE, tmp_path, verify=True)
+    assert verify_pack(tmp_path) == []
 
 
 def test_found_under_another_root_but_not_by_a_name_alone(manifest: Manifest, tmp_path: Path) -> None:
