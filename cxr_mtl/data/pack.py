@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack_draft import Decode, Draft, Film, alone, checksum
-from cxr_mtl.data.pack_index import FORMAT, named, places, read_index, stamps, write_index
+from cxr_mtl.data.pack_index import FORMAT, check_replaceable, named, places, read_index, stamps, write_index
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError, ImageError
@@ -138,7 +138,7 @@ def make_pack(
         with alone(out):
             ready = find_pack(out, manifest, side)
             if ready is None or _readable_now(out) or (verify and verify_pack(out)):
-                _check_replaceable(out, manifest, side)
+                check_replaceable(out, manifest, side)
                 _pack(manifest, side, out, workers or os.cpu_count() or 1, progress or (lambda _: None))
     except OSError as error:
         full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -234,21 +234,6 @@ def _pack(manifest: Manifest, side: int, out: Path, workers: int, progress: Prog
     }
     write_index(out, index)
     draft.sweep()
-
-
-def _check_replaceable(out: Path, manifest: Manifest, side: int) -> None:
-    """Refuse to put a pack of fewer films, or of another side, in the place of a larger one."""
-    index = read_index(out)
-    if index is None:
-        return
-    if index["side"] != side:
-        raise DataError(f"{out} is a pack of {index['side']} px films.", hint="Name another folder, or remove it.")
-    ours = {os.path.realpath(manifest.path(row)) for row in range(len(manifest))}
-    others = [os.path.join(index["root"], name) for name in index["paths"]]  # noqa: PTH118
-    lost = [path for path in others if os.path.realpath(path) not in ours and os.path.isfile(path)]  # noqa: PTH113
-    if lost:
-        what = f"{out} also holds {len(lost):,} films that the manifest lacks, first: {Path(lost[0]).name}."
-        raise DataError(what, hint="Pack with the manifest that it was made of, name another folder, or remove it.")
 
 
 def _readable_now(out: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.errors import DataError
 
 INDEX = "index.json"
 FORMAT = 2  # of the index and of what decoding gives; a change of to_input or read_image raises it
@@ -66,6 +67,25 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         return index if index.get("format") == FORMAT else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def check_replaceable(out: Path, manifest: Manifest, side: int) -> None:
+    """Refuse to put a pack of fewer films, or of another side, in the place of a larger one.
+
+    Raises:
+        DataError: what the folder holds.
+    """
+    index = read_index(out)
+    if index is None:
+        return
+    if index["side"] != side:
+        raise DataError(f"{out} is a pack of {index['side']} px films.", hint="Name another folder, or remove it.")
+    ours = {os.path.realpath(manifest.path(row)) for row in range(len(manifest))}
+    others = [os.path.join(index["root"], name) for name in index["paths"]]  # noqa: PTH118
+    lost = [path for path in others if os.path.realpath(path) not in ours and os.path.isfile(path)]  # noqa: PTH113
+    if lost:
+        what = f"{out} also holds {len(lost):,} films that the manifest lacks, first: {Path(lost[0]).name}."
+        raise DataError(what, hint="Pack with the manifest that it was made of, name another folder, or remove it.")
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:

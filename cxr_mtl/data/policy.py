@@ -55,9 +55,10 @@ def learned_labels(manifest: Manifest, policy: LabelsConfig, seed: int = 0) -> L
         low, high = targets[word]
         drawn = np.where(excluded[:, column], ABSENT, low + (high - low) * rng.random(len(labels)))
         labels[uncertain[:, column], column] = drawn[uncertain[:, column]]
+    least = np.nan_to_num(labels, nan=0.0)  # carried through what is unknown, which stays so
     for child, parent in reversed(tree.edges):
-        lifted = uncertain[:, parent] & (labels[:, child] > labels[:, parent])
-        labels[lifted, parent] = labels[lifted, child]
+        least[:, parent] = np.maximum(least[:, parent], least[:, child])
+    labels = np.where(uncertain & ~np.isnan(labels), least, labels)
     return _without_one_sided(tree.propagate(labels), manifest)
 
 
