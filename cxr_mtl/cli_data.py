@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cxr_mtl.errors import ConfigError, DataError
+from cxr_mtl.errors import ConfigError
 
 data = typer.Typer(help="Films and labels: import, check, split, pack.", no_args_is_help=True)
 
@@ -197,7 +197,7 @@ def data_split(
     """
     from cxr_mtl.data.manifest_file import load_manifest, save_manifest
     from cxr_mtl.data.split import split_by_patient, split_hash
-    from cxr_mtl.data.split_file import split_text, take_split
+    from cxr_mtl.data.split_file import save_split, take_split
 
     if keep and (save is None or like is not None):
         raise ConfigError("data split --keep wants --save, and no --like.", hint="It writes the split that is there.")
@@ -209,11 +209,7 @@ def data_split(
     else:
         done = split_by_patient(loaded, {"train": train, "val": val, "test": test}, seed)
     if save:  # first, so that a manifest is not changed by a command that fails
-        try:
-            save.parent.mkdir(parents=True, exist_ok=True)
-            save.write_text(split_text(done), encoding="utf-8")
-        except OSError as err:
-            raise DataError(f"{save} cannot be written: {err.strerror}.", hint="Choose another place.") from err
+        save_split(done, save)
     if not keep:
         save_manifest(done, manifest)
     how = "as it was" if keep else f"like {like}" if like else f"seed {seed}"

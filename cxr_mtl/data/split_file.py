@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,24 @@ def split_text(manifest: Manifest) -> str:
     about = manifest.info.get("split", {}) | {"sha256": split_hash(manifest)}
     table = manifest.table[list(COLUMNS)].sort_values(["dataset", "image_id"])
     return f"{_MARK}{json.dumps(about, sort_keys=True)}\n{table.to_csv(index=False)}"
+
+
+def save_split(manifest: Manifest, path: Path) -> None:
+    """Write the file whole or not at all, with the folders that it wants.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(split_text(manifest), encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.", hint="Choose another place.") from error
 
 
 def read_split(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -74,9 +74,4 @@ def make_model(
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, 1, S, S) to the float the network is trained on."""
-    return standardise(images.float() / 255)
-
-
-def standardise(images: Tensor) -> Tensor:
-    """(B, 1, S, S) 0 to 1 to the same."""
-    return (images - MEAN) / SPREAD
+    return (images.float() / 255 - MEAN) / SPREAD
