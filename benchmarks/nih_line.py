@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.policy import measured_labels
 from cxr_mtl.metrics.counts import known_mean

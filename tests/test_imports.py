@@ -13,7 +13,6 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cxr_mtl"
 FLOORS = [
     {"errors", "types", "paths", "__init__"},
     {"ontology"},
-    {"config_data"},
     {"config"},
     {"data", "model", "losses", "metrics"},
     {"bundle", "engine"},

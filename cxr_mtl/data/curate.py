@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.config_data import CurateConfig, CurationRule, DataConfig
+from cxr_mtl.config import CurateConfig, CurationRule, DataConfig
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import save_manifest
 from cxr_mtl.data.sources import ImportReport, import_source

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import ABSENT, PRESENT, UNCERTAIN

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cxr_mtl.bundle import Bundle
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.geometry import rescale_boxes
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.policy import measured_labels

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 from tqdm import tqdm
 
-from cxr_mtl.config_data import DataConfig
+from cxr_mtl.config import DataConfig
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack, find_pack, is_pack, make_pack, open_pack, pack_folder
 from cxr_mtl.engine.distributed import barrier, gather, local_rank

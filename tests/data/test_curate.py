@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_mtl.config import load_config, parse_config, save_config
-from cxr_mtl.config_data import CurationRule
+from cxr_mtl.config import CurationRule, load_config, parse_config, save_config
 from cxr_mtl.data.curate import curate, select, write_curated
 from cxr_mtl.data.manifest import LABEL, Manifest, make_manifest
 from cxr_mtl.data.manifest_file import load_manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.manifest import Manifest, make_manifest
 from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.merge import merge_manifests

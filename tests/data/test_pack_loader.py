@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.loader import (
     Examples,
     eval_batches,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.manifest import Manifest, tabulate
 from cxr_mtl.data.policy import learned_labels, may_be_blank, measured_labels
 from cxr_mtl.errors import ConfigError

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from cxr_mtl.bundle import load_bundle
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.manifest import LABEL, Manifest
 from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.policy import learned_labels

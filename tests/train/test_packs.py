@@ -25,7 +25,7 @@ RANK = """
 import sys
 from pathlib import Path
 import numpy as np
-from cxr_mtl.config_data import DataConfig
+from cxr_mtl.config import DataConfig
 from cxr_mtl.data import pack
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.engine.distributed import ranks

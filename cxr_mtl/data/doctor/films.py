@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.doctor.copies import examine_copies
 from cxr_mtl.data.doctor.looks import Look, look_at
 from cxr_mtl.data.doctor.problem import Level, Problem, of_films

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxr_mtl.config_data import LabelsConfig
+from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.doctor.boxes import examine_boxes
 from cxr_mtl.data.doctor.people import examine_people
 from cxr_mtl.data.doctor.problem import Level, Problem, of_films

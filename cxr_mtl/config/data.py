@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-
-class Section(BaseModel):
-    """What all sections share: nothing unknown is let in, nothing is changed later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+from cxr_mtl.config.section import Range, Section
 
 
 class CurationRule(Section):
@@ -77,7 +65,6 @@ class CurateConfig(Section):
 
 Uncertain = Literal["ignore", "ones", "zeros", "smooth_ones", "smooth_zeros"]
 Blank = Literal["unknown", "absent"]
-Range = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 
 
 class LabelsConfig(Section):
