@@ -105,6 +105,8 @@ class Batch:
         has_boxes: (B,) bool; False says that nobody drew boxes on this film, so it must give no box loss.
         absent_known: (B, D) bool; an unboxed region of the film is known not to show the finding.
         index: (B,) int64 row of the manifest.
+        step: (T,) int64 rows of all films of the optimizer step, those of other ranks and forward passes included: what
+            a loss is a mean over.
     """
 
     images: Tensor
@@ -114,6 +116,7 @@ class Batch:
     has_boxes: Tensor
     absent_known: Tensor
     index: Tensor
+    step: Tensor
 
 
 @dataclass  # without slots: ZeRO stage 3 looks into a network's answer through vars()

@@ -53,8 +53,8 @@ class SamplingConfig(Section):
 
     datasets: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of a dataset among the films drawn goes with its size to this power: 1 as they come, 0 each alike."""
-    patients: bool = False
-    """Draw a second film of a patient only once every patient of the dataset has had a first, and so on."""
+    patients: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The same for the patients of a dataset: at 0 one with a hundred films counts no more than one with a single."""
     rare: Share = 0.0
     """Films with a finding rarer than this are drawn more often: by the square root of how many times rarer (Gupta et
     al., LVIS, 2019)."""

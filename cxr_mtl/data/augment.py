@@ -11,6 +11,7 @@ would outlive the finding.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def augment(batch: Batch, config: AugmentConfig, *, seed: int, epoch: int, devic
     images = batch.images if device is None else batch.images.to(device, non_blocking=True)
     changed = change_on_cpu(images, change) if images.device.type == "cpu" else change_on_device(images, change)
     boxes, findings = _move_all(batch, change.matrix)
-    return Batch(changed, batch.labels, boxes, findings, batch.has_boxes, batch.absent_known, batch.index)
+    return replace(batch, images=changed, boxes=boxes, box_findings=findings)
 
 
 def draw(rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, epoch: int, side: int) -> Change:

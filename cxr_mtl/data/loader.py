@@ -17,11 +17,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from cxr_mtl.config.learn import SamplingConfig
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack
+from cxr_mtl.data.sampling import epoch_draw
 from cxr_mtl.errors import DataError
 from cxr_mtl.types import Batch, Box
+
+AS_THEY_COME = SamplingConfig()
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Examples:
         box_findings: N arrays (K,) index into D.
         has_boxes: (N,) bool; somebody drew boxes on this film.
         absent_known: (N, D) bool; an unboxed region of the film is known not to show the finding.
+        datasets: (N,) a number for each dataset.
+        patients: (N,) a number for each patient.
     """
 
     pack: Pack
@@ -45,12 +51,14 @@ class Examples:
     box_findings: list[NDArray[np.int64]]
     has_boxes: NDArray[np.bool_]
     absent_known: NDArray[np.bool_]
+    datasets: NDArray[np.int64]
+    patients: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Collect some rows of the manifest."""
+    def batch(self, rows: NDArray[np.int64], step: NDArray[np.int64] | None = None) -> Batch:
+        """Collect some rows of the manifest; ``step`` are those of the whole optimizer step, where there are more."""
         return Batch(
             images=torch.from_numpy(self.pack.films(rows))[:, None],
             labels=torch.from_numpy(self.labels[rows]),
@@ -59,6 +67,7 @@ class Examples:
             has_boxes=torch.from_numpy(self.has_boxes[rows]),
             absent_known=torch.from_numpy(self.absent_known[rows]),
             index=torch.from_numpy(rows),
+            step=torch.from_numpy(rows if step is None else step),
         )
 
 
@@ -93,7 +102,21 @@ def make_examples(
         has_boxes[row] = bool(kept) or exhaustive[row].any()
         absent_known[row, [order[b.finding] for b in kept]] = True
     rows = np.flatnonzero((manifest.table["split"] == split).to_numpy() & pack.usable)
-    return Examples(pack, rows.astype(np.int64), labels, boxes, findings, has_boxes, absent_known)
+    return Examples(
+        pack,
+        rows.astype(np.int64),
+        labels,
+        boxes,
+        findings,
+        has_boxes,
+        absent_known,
+        datasets=_codes(manifest.table["dataset"].to_numpy(str)),
+        patients=_codes(manifest.patient_ids.astype(str)),
+    )
+
+
+def _codes(names: NDArray[np.str_]) -> NDArray[np.int64]:
+    return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
 
 
 def _box_rows(manifest: Manifest) -> Iterator[tuple[Sequence[Box], int, int]]:
@@ -108,24 +131,33 @@ def _box_rows(manifest: Manifest) -> Iterator[tuple[Sequence[Box], int, int]]:
         yield drawn, int(width) if drawn else 0, int(height) if drawn else 0
 
 
-def epoch_order(examples: Examples, seed: int, epoch: int) -> NDArray[np.int64]:
-    """All rows of a split in the order of an epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(examples.rows)
-
-
 def train_batches(
-    examples: Examples, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    examples: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    sampling: SamplingConfig = AS_THEY_COME,
 ) -> Iterator[Batch]:
     """One epoch of training batches; the last films that fill no batch are left for another epoch's order.
 
     Args:
         examples: of the training split.
         batch_size: films of this rank in one forward pass.
+        accumulate: forward passes of one optimizer step.
+        sampling: which films are drawn.
     """
-    order = epoch_order(examples, seed, epoch)
+    rows = examples.rows
+    drawn = epoch_draw(examples.datasets[rows], examples.patients[rows], examples.labels[rows], sampling, seed, epoch)
+    order = rows[drawn]
     together = batch_size * world
     for start in range(0, len(order) - together + 1, together):
-        yield examples.batch(order[start + rank : start + together : world])
+        first = start - start % (together * accumulate)
+        step = order[first : first + together * accumulate]
+        yield examples.batch(order[start + rank : start + together : world], step)
 
 
 def num_batches(examples: Examples, batch_size: int, world: int = 1) -> int:

@@ -1,14 +1,16 @@
 """The box loss, on MONAI's RetinaNetDetector.  R films looked at, D findings, N anchors, K boxes.
 
-MONAI brings the matcher (ATSS), the sampler of hard negatives, the box coder and both losses. Three things are ours:
+MONAI brings the matcher (ATSS), the sampler of hard negatives, the box coder and both losses. Four things are ours:
 a finding that may be present unboxed is not background; the regression loss stays attached to the graph where a rank
-has no matched anchor (MONAI returns a constant, which stalls ZeRO); and boxes are xyxy, which MONAI takes as axis order
-xy as long as anchors and boxes agree.
+has no matched anchor (MONAI returns a constant, which stalls ZeRO); each film has a loss, and a seed for its sampled
+anchors, of its own, so that it costs the same whichever rank it is on; and boxes are xyxy, which MONAI takes as axis
+order xy as long as anchors and boxes agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,8 +43,7 @@ class BoxLoss(nn.Module):
 
     def __init__(self, num_findings: int, anchors: Sequence[Tensor], num_anchors: int) -> None:
         super().__init__()
-        self.per_level = [len(level) for level in anchors]
-        self.num_anchors = num_anchors
+        self.places = [len(level) // num_anchors for level in anchors]
         self.anchors: Tensor
         self.register_buffer("anchors", torch.cat(list(anchors)), persistent=False)
         # MONAI reads only the number of anchors a place from its generator; the anchors themselves are given below.
@@ -61,8 +62,9 @@ class BoxLoss(nn.Module):
         boxes: Sequence[Tensor],
         findings: Sequence[Tensor],
         absent_known: Tensor,
+        seeds: Sequence[int],
     ) -> Tensor:
-        """Loss of the films given.
+        """Sum of the losses of the films given; each film's is the mean over its anchors.
 
         Args:
             logits: (R, N, D).
@@ -71,33 +73,34 @@ class BoxLoss(nn.Module):
             findings: R tensors (K,) index into D.
             absent_known: (R, D) True where an unboxed region is known not to show the finding, because the finding is
                 boxed or known absent. Elsewhere unboxed regions give no loss for that finding.
+            seeds: R numbers that the anchors sampled of a film follow from.
 
         Returns:
             () a differentiable 0 for no film.
         """
-        attached = (logits.float().sum() + deltas.float().sum()) * 0
+        logits, deltas = logits.float(), deltas.float()
+        total = (logits.sum() + deltas.sum()) * 0
         targets = [{"boxes": b, "labels": f} for b, f in zip(boxes, findings, strict=True)]
         if not targets:
-            return attached
-        places = [n // self.num_anchors for n in self.per_level]
-        matched = self._detector.compute_anchor_matched_idxs([self.anchors] * len(targets), targets, places)
-        total = attached
-        num_matched = sum(int((m >= 0).sum()) for m in matched)
-        if num_matched:
-            regression = self._detector.compute_box_loss(
-                deltas.float(), targets, [self.anchors] * len(targets), matched
-            )
-            total = total + regression
-        return total + self._classification(logits.float(), targets, matched, absent_known)
+            return total
+        matched = self._detector.compute_anchor_matched_idxs([self.anchors] * len(targets), targets, self.places)
+        for film, (target, match, seed) in enumerate(zip(targets, matched, seeds, strict=True)):
+            with _seeded(seed, logits.device):
+                sampled, truth = self._detector.get_cls_train_sample_per_image(logits[film], target, match)
+            # MONAI's own, less the findings that nobody vouches for.
+            known = (absent_known[film].expand_as(truth) | (truth > 0)).float()
+            loss = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none")
+            total = total + (loss * known).sum() / known.sum().clamp(min=1)
+            if (match >= 0).any():
+                total = total + self._detector.compute_box_loss(
+                    deltas[film : film + 1], [target], [self.anchors], [match]
+                )
+        return total
 
-    def _classification(
-        self, logits: Tensor, targets: list[dict[str, Tensor]], matched: list[Tensor], absent_known: Tensor
-    ) -> Tensor:
-        """BCE over sampled anchors and known findings: MONAI's own, less the findings nobody vouches for."""
-        losses, known = [], []
-        for film, target, match, vouched in zip(logits, targets, matched, absent_known, strict=True):
-            sampled, truth = self._detector.get_cls_train_sample_per_image(film, target, match)
-            losses.append(F.binary_cross_entropy_with_logits(sampled, truth, reduction="none"))
-            known.append(vouched.expand_as(truth) | (truth > 0))
-        weights = torch.cat(known).float()
-        return (torch.cat(losses) * weights).sum() / weights.sum().clamp(min=1)
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's random numbers from a seed, and from where they were afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

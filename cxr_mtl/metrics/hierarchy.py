@@ -17,22 +17,62 @@ Parents = Sequence[Sequence[int]]
 TOLERANCE = 1e-6
 
 
-def compose(conditional: ArrayLike, parents: Parents) -> Floats:
-    """From probabilities given the parents to probabilities: p(v) = conditional(v) * min over parents p(u).
-
-    So no finding is ever more probable than any of its parents. A parent that was never trained sets no bound.
+def own_logits(logits: ArrayLike, trained: ArrayLike, parents: Parents, tree: str = "conditional") -> Floats:
+    """What each finding answers with before calibration: its logit; of ``max`` the highest of itself and all below it.
 
     Args:
-        conditional: (N, C) 0 to 1; nan where never trained.
+        logits: (N, C).
+        trained: (C,) False where the finding was never trained.
+
+    Returns:
+        (N, C) nan where never trained.
+    """
+    own = np.where(np.asarray(trained, bool), np.asarray(logits, np.float64), np.nan)
+    return compose(own, parents, tree) if tree == "max" else np.asarray(own)
+
+
+def asked_presence(presence: ArrayLike, parents: Parents, tree: str = "conditional") -> Floats:
+    """(N, C) presence that ``own_logits`` answer for: of ``conditional``, known only where all parents are present."""
+    return given_parents(presence, parents) if tree == "conditional" else np.asarray(presence, np.float64)
+
+
+def compose(own: ArrayLike, parents: Parents, tree: str = "conditional") -> Floats:
+    """From each finding's own probability to probabilities along the tree; a finding never trained bounds no other.
+
+    ``conditional``: p(v) = own(v) * min over parents p(u). ``max``: p(v) = max over v and all below it of own. So no
+    finding is ever more probable than any of its parents. ``flat``: p(v) = own(v), with no such promise.
+
+    Args:
+        own: (N, C) 0 to 1; nan where never trained. Of ``conditional``, given that all parents are present.
 
     Returns:
         (N, C) nan where the finding itself was never trained.
     """
-    probability = np.array(conditional, np.float64)
-    for child, above in enumerate(parents):
-        if above:
-            probability[:, child] *= np.nan_to_num(np.fmin.reduce(probability[:, list(above)], axis=1), nan=1.0)
+    probability = np.array(own, np.float64)
+    if tree == "conditional":
+        for child in range(len(parents)):
+            probability[:, child] *= _bound(probability, parents[child])
+    elif tree == "max":
+        for child in reversed(range(len(parents))):
+            for parent in parents[child]:
+                raised = np.fmax(probability[:, parent], probability[:, child])
+                probability[:, parent] = np.where(np.isnan(probability[:, parent]), np.nan, raised)
     return probability
+
+
+def decompose(probability: ArrayLike, parents: Parents) -> Floats:
+    """The inverse: (N, C) probability of each finding given that all its parents are present, at most 1."""
+    whole = np.asarray(probability, np.float64)
+    bounds = np.stack([_bound(whole, above) for above in parents], axis=1)
+    return np.asarray(np.minimum(ratio(whole, bounds), 1.0))
+
+
+def _bound(probability: Floats, above: Sequence[int]) -> Floats:
+    """(N,) probability of the least probable parent; 1 where there is none, or none was trained."""
+    if not above:
+        return np.ones(len(probability))
+    least: Floats = np.nan_to_num(np.fmin.reduce(probability[:, list(above)], axis=1), nan=1.0)
+    return least
 
 
 def violations(probability: ArrayLike, edges: Sequence[tuple[int, int]], eps: float = TOLERANCE) -> Floats:

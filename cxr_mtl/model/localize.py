@@ -19,7 +19,8 @@ from torchvision.ops import FeaturePyramidNetwork, batched_nms, clip_boxes_to_im
 from cxr_mtl.model.encoder import STRIDES
 
 # Two sizes and three shapes a place. With strides 8 to 32 they span 24 to 136 px: at 224 px input that is a nodule
-# (about 15 px, which ATSS still matches to the smallest) to an enlarged heart (about 110 px).
+# (about 15 px, which ATSS still matches to the smallest) to an enlarged heart (about 110 px). Larger inputs get coarser
+# levels for it (`strides`); `python benchmarks/anchors.py` shows how well they fit the boxes of a dataset.
 ANCHOR_SCALES = (3.0, 3.0 * math.sqrt(2.0))
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height over width
 NUM_ANCHORS = len(ANCHOR_SCALES) * len(ANCHOR_RATIOS)
@@ -28,11 +29,31 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 PRIOR = 0.01  # probability of a box at a place before training, as in Lin et al., Focal loss, 2017
 
 
+def strides(side: int) -> tuple[int, ...]:
+    """Pixels from place to place of each level, for a square input of this side.
+
+    A heart's box is some half of the film's side; the coarsest level's anchors reach that: 136 px up to 288 px input,
+    272 px up to 608 px, 543 px above.
+    """
+    return STRIDES + (64,) * (side >= 320) + (128,) * (side >= 640)
+
+
 class LocalizeHead(nn.Module):
     """FPN and two towers: for each anchor D logits and four deltas."""
 
-    def __init__(self, channels: Sequence[int], num_findings: int, width: int, num_convs: int) -> None:
+    def __init__(self, channels: Sequence[int], num_findings: int, width: int, num_convs: int, num_levels: int) -> None:
+        """Build the head.
+
+        Args:
+            channels: of the encoder's three maps.
+            num_findings: D.
+            width: channels of pyramid and towers.
+            num_convs: of each tower.
+            num_levels: of the pyramid; those beyond the encoder's take every second place of the one before and have no
+                weights of their own, so a head learned at one size works at another.
+        """
         super().__init__()
+        self.num_levels = num_levels
         self.fpn = FeaturePyramidNetwork(list(channels), width)
         self.logit_tower = _tower(width, num_convs)
         self.delta_tower = _tower(width, num_convs)
@@ -46,8 +67,9 @@ class LocalizeHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Three maps of the encoder to, per level, (B, A*D, H, W) logits and (B, A*4, H, W) deltas."""
-        pyramid = self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps))).values()
-        levels = list(pyramid)
+        levels = list(self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps))).values())
+        while len(levels) < self.num_levels:
+            levels.append(levels[-1][:, :, ::2, ::2])
         return (
             [self.logits(self.logit_tower(level)) for level in levels],
             [self.deltas(self.delta_tower(level)) for level in levels],
@@ -71,13 +93,13 @@ def make_anchors(side: int, device: torch.device | str = "cpu") -> list[Tensor]:
         per level (H*W*A, 4) xyxy, place by place in reading order.
     """
     levels = []
-    for stride in STRIDES:
+    for stride in strides(side):
         ratios = torch.tensor(ANCHOR_RATIOS, device=device).sqrt()
         sizes = torch.tensor(ANCHOR_SCALES, device=device) * stride
         widths = (sizes[None, :] / ratios[:, None]).flatten()
         heights = (sizes[None, :] * ratios[:, None]).flatten()
         cell = (torch.stack([-widths, -heights, widths, heights], 1) / 2).round()  # (A, 4) round the place's centre
-        centres = (torch.arange(side // stride, device=device) + 0.5) * stride
+        centres = (torch.arange(math.ceil(side / stride), device=device) + 0.5) * stride
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         shifts = torch.stack([x, y, x, y], -1).reshape(-1, 1, 4)
         levels.append((shifts + cell).reshape(-1, 4))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cxr_mtl.config import ModelConfig
 from cxr_mtl.model.classify import LEVELS, ClassifyHead
 from cxr_mtl.model.encoder import Encoder, make_encoder
 from cxr_mtl.model.hierarchy import HierarchyHead
-from cxr_mtl.model.localize import LocalizeHead
+from cxr_mtl.model.localize import LocalizeHead, strides
 from cxr_mtl.types import Outputs
 
 # Films are normalised with one mean and spread, those of NIH's own to two digits; the encoder is not told the dataset.
 MEAN, SPREAD = 0.5, 0.25
+# Sizes of a film in the looks after the first, as shares of its own. Never a mirrored look: the heart is on the left.
+ZOOMS = (0.9, 1.1, 0.95, 1.05)
 
 
 class MultiTaskModel(nn.Module):
@@ -45,6 +49,11 @@ class MultiTaskModel(nn.Module):
             box_logits, box_deltas = self.boxes(maps if box_rows is None else [m[box_rows] for m in maps])
         return Outputs(self.findings(last), self.hierarchy(last), box_logits, box_deltas, last)
 
+    def judge_findings(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) logits of findings and of hierarchy alone; images as in ``forward``."""
+        last = self.encoder(images)[-LEVELS:]
+        return self.findings(last), self.hierarchy(last)
+
 
 def make_model(
     config: ModelConfig, num_findings: int, num_box_findings: int, *, weights: Path | None = None
@@ -63,13 +72,43 @@ def make_model(
     channels = encoder.channels[-LEVELS:]
     boxes = None
     if num_box_findings:
-        boxes = LocalizeHead(encoder.channels, num_box_findings, config.fpn_channels, config.box_convs)
+        boxes = LocalizeHead(
+            encoder.channels,
+            num_box_findings,
+            config.fpn_channels,
+            config.box_convs,
+            num_levels=len(strides(config.image_size)),
+        )
     return MultiTaskModel(
         encoder,
-        ClassifyHead(channels, num_findings, config.dropout),
-        HierarchyHead(channels, num_findings, config.dropout),
+        ClassifyHead(channels, num_findings, config.dropout, config.pooling),
+        HierarchyHead(channels, num_findings, config.dropout, config.pooling),
         boxes,
     )
+
+
+def judge(model: MultiTaskModel, images: Tensor, views: int) -> Outputs:
+    """What a network says of films, the mean logits of several looks: validation, evaluation and prediction ask here.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, 1, S, S) uint8.
+        views: looks at each film, 1 to 5, each at another size; boxes and features are those of the first.
+    """
+    first: Outputs = model(normalise(images))
+    if views == 1:
+        return first
+    looks = [model.judge_findings(normalise(_zoomed(images.float(), zoom))) for zoom in ZOOMS[: views - 1]]
+    findings, hierarchy = zip((first.findings, first.hierarchy), *looks, strict=True)
+    first.findings, first.hierarchy = torch.stack(findings).mean(0), torch.stack(hierarchy).mean(0)
+    return first
+
+
+def _zoomed(images: Tensor, zoom: float) -> Tensor:
+    """The films about their centre, larger or smaller in the same square; what comes from outside is black."""
+    matrix = torch.tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]], device=images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.read import read_frontal
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
-from cxr_mtl.metrics.hierarchy import compose
+from cxr_mtl.metrics.hierarchy import compose, decompose, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
-from cxr_mtl.model.multitask import normalise
+from cxr_mtl.model.multitask import judge
 from cxr_mtl.predict.heatmap import grad_cam, strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
@@ -94,14 +94,16 @@ class LocalPredictor:
     def _forward(self, films: Sequence[Radiograph]) -> tuple[Outputs, list[Letterbox]]:
         inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
         images = torch.from_numpy(np.stack([image for image, _ in inputs]))[:, None].to(self._device)
-        return self.bundle.model(normalise(images)), [box for _, box in inputs]
+        return judge(self.bundle.model, images, self.bundle.description.model.views), [box for _, box in inputs]
 
     def _answers(self, outputs: Outputs, boxes: Sequence[Letterbox]) -> list[Answer]:
         bundle = self.bundle
         trained = np.array([name in bundle.trained for name in bundle.ontology.names])
         findings = bundle.findings_calibration.apply(_numpy(outputs.findings))
-        conditional = bundle.hierarchy_calibration.apply(_numpy(outputs.hierarchy))
-        hierarchy = compose(conditional, bundle.ontology.parents_among(bundle.trained))
+        parents, tree = bundle.ontology.parents_among(bundle.trained), bundle.description.model.tree
+        own = bundle.hierarchy_calibration.apply(own_logits(_numpy(outputs.hierarchy), trained, parents, tree))
+        hierarchy = compose(own, parents, tree)
+        conditional = own if tree == "conditional" else decompose(hierarchy, parents)
         for table in (findings, conditional, hierarchy):
             table[:, ~trained] = np.nan
         proposed = self._boxes(outputs, boxes)

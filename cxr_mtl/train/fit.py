@@ -16,7 +16,7 @@ from cxr_mtl.data.split import split_hash
 from cxr_mtl.metrics.calibrate import choose_operating_points, fit_calibration
 from cxr_mtl.metrics.classify import auroc, per_finding
 from cxr_mtl.metrics.counts import known_mean
-from cxr_mtl.metrics.hierarchy import compose, given_parents
+from cxr_mtl.metrics.hierarchy import asked_presence, compose, own_logits
 from cxr_mtl.metrics.localize import askable, best_boxes, choose_box_threshold
 from cxr_mtl.train.study import Study
 from cxr_mtl.train.validate import Seen
@@ -52,9 +52,9 @@ class Scores:
 def score(seen: Seen, study: Study) -> Scores:
     """Measure what a model said of the validation films."""
     ontology = study.manifest.ontology
-    conditional = expit(seen.hierarchy)
+    nodes = expit(own_logits(seen.hierarchy, study.trained, study.parents, study.tree))
     own = [i for i, f in enumerate(ontology.findings) if not f.group and f.name != ontology.normal]
-    present, tree = seen.labels[:, own], compose(conditional, study.parents)[:, own]
+    present, tree = seen.labels[:, own], compose(nodes, study.parents, study.tree)[:, own]
     iou = best_boxes(seen.annotated, seen.proposed).iou
     return Scores(
         auroc=float(known_mean(per_finding(auroc, present, seen.findings[:, own]))),
@@ -71,7 +71,11 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
     """
     ontology = study.manifest.ontology
     calibration = fit_calibration(seen.labels, seen.findings, study.trained)
-    conditional = fit_calibration(given_parents(seen.labels, study.parents), seen.hierarchy, study.trained)
+    nodes = fit_calibration(
+        asked_presence(seen.labels, study.parents, study.tree),
+        own_logits(seen.hierarchy, study.trained, study.parents, study.tree),
+        study.trained,
+    )
     points = choose_operating_points(seen.labels, calibration.apply(seen.findings), ontology.names)
     return Description(
         name=config.name,
@@ -81,7 +85,7 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
         trained=tuple(name for name, enough in zip(ontology.names, study.trained, strict=True) if enough),
         box_findings=study.box_findings,
         findings_calibration=calibration,
-        hierarchy_calibration=conditional,
+        hierarchy_calibration=nodes,
         operating_points={
             point: {finding: cut.threshold for finding, cut in cuts.items()} for point, cuts in points.items()
         },

@@ -36,13 +36,13 @@ from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
 from cxr_mtl.train.objective import HEADS, Objective
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
-from cxr_mtl.train.study import Study, make_study, prior_logits
+from cxr_mtl.train.study import Study, make_study, positive_weights, prior_logits
 from cxr_mtl.train.validate import look
 
 logger = logging.getLogger("cxr_mtl.train")
 
 BEST, LOG, CONFIG = "best", "log.jsonl", "config.yaml"
-MEAN_FILE = "weight_mean.safetensors"
+MEAN_FILE, BALANCE_FILE = "weight_mean.safetensors", "balance.safetensors"
 
 
 def train(config: RunConfig, *, resume: bool = False) -> Path:
@@ -100,6 +100,10 @@ class Run:
             self.study.parents,
             len(self.study.box_findings),
             config.model.image_size,
+            self.study.train.labels,
+            self.study.train.has_boxes,
+            tree=config.model.tree,
+            positives=positive_weights(self.study.train.labels[self.study.train.rows], config.loss.positives),
         ).to(device())
         self.engine = Engine(model, config.train, world, self._schedule)
         with self.engine.whole_weights() as weights:
@@ -128,6 +132,7 @@ class Run:
         checkpoint, progress = find_checkpoint(self.config, split_hash(self.study.manifest), self.world)
         self.engine.load(checkpoint)
         self.mean.load(load_file(checkpoint / MEAN_FILE, device=str(device())))
+        self.objective.load_state_dict(load_file(checkpoint / BALANCE_FILE, device=str(device())))
         self.best = progress.best
         if self.log:
             self.log.resume(progress.epochs)
@@ -146,7 +151,11 @@ class Run:
             epoch=epoch,
             rank=self.rank,
             world=self.world,
+            accumulate=config.train.accumulate,
+            sampling=config.train.sampling,
         )
+        anchors = _seed(config.seed, epoch)
+        conditional = epoch < config.loss.conditional * config.train.epochs
         title = f"epoch {epoch + 1}/{config.train.epochs}"
         with (
             tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar,
@@ -156,7 +165,7 @@ class Run:
                 batch = augment(batch, config.augment, seed=config.seed, epoch=epoch, device=device())
                 batch = _to(batch, device())
                 outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
-                losses = self.objective(outputs, batch)
+                losses = self.objective(outputs, batch, seed=anchors, conditional=conditional)
                 if engine.backward_and_step(losses["total"]):
                     with engine.whole_weights() as weights:
                         self.mean.update(weights, engine.steps)
@@ -171,7 +180,14 @@ class Run:
     def keep(self, epoch: int) -> None:
         """Validate the mean of the weights, keep the best as a bundle, and write a checkpoint."""
         self.judge.load_state_dict(self.mean.mean)
-        seen = look(self.judge, self.study.val, len(self.study.box_findings), rank=self.rank, world=self.world)
+        seen = look(
+            self.judge,
+            self.study.val,
+            len(self.study.box_findings),
+            views=self.config.model.views,
+            rank=self.rank,
+            world=self.world,
+        )
         scores = score(seen, self.study)
         better = scores.chosen_by > self.best
         self.best = max(self.best, scores.chosen_by)
@@ -186,6 +202,7 @@ class Run:
 
         def add_ours(checkpoint: Path) -> None:
             save_file(self.mean.mean, checkpoint / MEAN_FILE)
+            save_file(self.objective.state_dict(), checkpoint / BALANCE_FILE)
             save_progress(progress, self.config, checkpoint)
 
         self.engine.save(self.config.folder / CHECKPOINTS, f"epoch{epoch + 1:04d}", add_ours, main=self.main)

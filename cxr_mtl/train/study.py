@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.config import RunConfig
+from cxr_mtl.config.model import Tree
 from cxr_mtl.data.leaks import check_leaks
 from cxr_mtl.data.loader import Examples, make_examples
 from cxr_mtl.data.manifest import Manifest
@@ -33,6 +34,7 @@ class Study:
     trained: (C,) bool; findings with enough present and absent films.
     box_findings: the D findings with enough boxes, in the ontology's order.
     parents: for each of the C nodes its nearest trained ancestors; what conditions it.
+    tree: how the tree's logits compose.
     """
 
     manifest: Manifest
@@ -41,6 +43,7 @@ class Study:
     trained: NDArray[np.bool_]
     box_findings: tuple[str, ...]
     parents: tuple[tuple[int, ...], ...]
+    tree: Tree
 
 
 def make_study(config: RunConfig, *, main: bool) -> Study:
@@ -89,7 +92,9 @@ def make_study(config: RunConfig, *, main: bool) -> Study:
         )
     names = {name for name, enough in zip(manifest.ontology.names, trained, strict=True) if enough}
     parents = manifest.ontology.parents_among(names)
-    return Study(manifest, _only(train, trained), _only(val, trained), trained, box_findings, parents)
+    return Study(
+        manifest, _only(train, trained), _only(val, trained), trained, box_findings, parents, config.model.tree
+    )
 
 
 def enough_films(labels: NDArray[np.float32], minimum: int) -> NDArray[np.bool_]:
@@ -118,6 +123,18 @@ def prior_logits(labels: NDArray[np.float32], parents: tuple[tuple[int, ...], ..
         return np.asarray(np.log(present / absent), dtype=np.float32)
 
     return logit(labels), logit(with_parents)
+
+
+def positive_weights(labels: NDArray[np.float32], most: float) -> NDArray[np.float32] | None:
+    """(C,) absent over present films of each finding, from 1 to ``most``; None where ``most`` is 1.
+
+    Args:
+        labels: (M, C) of the training films.
+    """
+    if most == 1:
+        return None
+    present, absent = (labels == 1).sum(0), (labels == 0).sum(0)
+    return np.asarray(np.where(present, absent / np.maximum(present, 1), 1).clip(1, most), dtype=np.float32)
 
 
 def wanted_findings(ontology: Ontology, findings: Sequence[str]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from cxr_mtl.data.loader import Examples, eval_batches
 from cxr_mtl.engine.distributed import gather
 from cxr_mtl.metrics.localize import Boxes, stack_boxes
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
-from cxr_mtl.model.multitask import MultiTaskModel, normalise
+from cxr_mtl.model.multitask import MultiTaskModel, judge
 
 EVAL_BATCH = 64
 
@@ -42,12 +42,15 @@ class Seen:
 
 
 @torch.no_grad()
-def look(model: MultiTaskModel, examples: Examples, num_box_findings: int, *, rank: int = 0, world: int = 1) -> Seen:
+def look(
+    model: MultiTaskModel, examples: Examples, num_box_findings: int, *, views: int = 1, rank: int = 0, world: int = 1
+) -> Seen:
     """Run a model over a split, each film once over all ranks.
 
     Args:
         model: not wrapped, so that ranks may have different numbers of batches.
         num_box_findings: D.
+        views: looks at each film.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -55,7 +58,7 @@ def look(model: MultiTaskModel, examples: Examples, num_box_findings: int, *, ra
 
     def batches() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], list[Proposed]]]:
         for batch in eval_batches(examples, batch_size=EVAL_BATCH, rank=rank, world=world):
-            outputs = model(normalise(batch.images.to(device)))
+            outputs = judge(model, batch.images.to(device), views)
             proposed: list[Proposed] = [_nothing()] * len(batch.index)
             if num_box_findings:
                 proposed = [

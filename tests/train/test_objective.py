@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,11 +44,18 @@ def batch_of(labels: list[list[float]], boxed: list[bool]) -> Batch:
         has_boxes=torch.tensor(boxed),
         absent_known=torch.ones(num, 2, dtype=torch.bool),
         index=torch.arange(num),
+        step=torch.arange(num),
     )
 
 
+def objective_for(batch: Batch, loss: LossConfig | None = None, **options: Any) -> Objective:
+    """For films of which the batch is all."""
+    labels, boxed = batch.labels.numpy(), batch.has_boxes.numpy()
+    return Objective(loss or LossConfig(), PARENTS, 2, SIDE, labels, boxed, **options)
+
+
 def gradients(model: MultiTaskModel, batch: Batch) -> dict[str, torch.Tensor]:
-    objective = Objective(LossConfig(), PARENTS, 2, SIDE)
+    objective = objective_for(batch)
     losses = objective(model(batch.images, objective.box_rows(batch)), batch)
     losses["total"].backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None]
