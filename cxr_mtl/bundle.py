@@ -164,6 +164,19 @@ class Bundle:
         return self.description.box_findings
 
     @property
+    def weak_box_findings(self) -> tuple[str, ...]:
+        """Findings that get a box from the findings head's attention, because nobody drew boxes to learn from."""
+        if self.description.model.pooling != "attention":
+            return ()
+        own = [f.name for f in self.ontology.findings if not f.group and f.name != self.ontology.normal]
+        return tuple(name for name in own if name in self.trained and name not in self.box_findings)
+
+    @property
+    def located(self) -> tuple[str, ...]:
+        """All findings that get boxes, the box head's first."""
+        return self.box_findings + self.weak_box_findings
+
+    @property
     def image_size(self) -> int:
         return self.description.model.image_size
 

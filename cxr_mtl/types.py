@@ -140,11 +140,15 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class ScoredBox:
-    """A box the model proposes, in the pixels of the submitted file."""
+    """A box the model proposes, in the pixels of the submitted file.
+
+    ``weak``: learned without boxes, from where the findings head looks.
+    """
 
     finding: str
     score: float
     xyxy: tuple[float, float, float, float]
+    weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,8 @@ class Answer:
         finding_probability: (C,) calibrated, from the findings head; nan where never trained.
         hierarchy_probability: (C,) calibrated, never above any parent's; nan where never trained.
         hierarchy_conditional: (C,) calibrated, given that all parents are present.
-        boxes: the best few of each finding that boxes were trained for, best first, however low the score.
+        boxes: the best few of each finding that boxes were trained for, best first, however low the score; then one
+            weak box of each that none were trained for, if the model has an attention map of it.
     """
 
     finding_probability: NDArray[np.float64]
@@ -249,7 +254,10 @@ class Prediction:
                 }
                 for n in self.hierarchy
             ],
-            "boxes": [{"finding": b.finding, "score": b.score, "xyxy": list(b.xyxy)} for b in self.boxes],
+            "boxes": [
+                {"finding": b.finding, "score": b.score, "xyxy": list(b.xyxy)} | ({"weak": True} if b.weak else {})
+                for b in self.boxes
+            ],
             "warnings": list(self.warnings),
             "disclaimer": DISCLAIMER,
         }
@@ -270,7 +278,9 @@ class Prediction:
             hierarchy=tuple(
                 Node(n["name"], tuple(n["parents"]), n["probability"], n["conditional"]) for n in body["hierarchy"]
             ),
-            boxes=tuple(ScoredBox(b["finding"], b["score"], _four(b["xyxy"])) for b in body["boxes"]),
+            boxes=tuple(
+                ScoredBox(b["finding"], b["score"], _four(b["xyxy"]), b.get("weak", False)) for b in body["boxes"]
+            ),
             warnings=tuple(body["warnings"]),
             heatmaps=tuple(Heatmap(h["finding"], h["png"]) for h in body.get("heatmaps", ())),
         )

@@ -156,9 +156,9 @@ def _align(
     stated, frames = read.frames, np.array(sizes, np.float64)
     frames = np.where(np.isnan(stated), frames, stated)
     presence = stated_presence(bundle, read)
-    order = {name: d for d, name in enumerate(bundle.box_findings)}
+    order = {name: d for d, name in enumerate(bundle.located)}
     annotated = _annotated(read, order)
-    columns = [bundle.ontology.index(name) for name in bundle.box_findings]
+    columns = [bundle.ontology.index(name) for name in bundle.located]
     box_sizes, source = _usual_sizes(whole, order, annotated, frames)
     return Answered(
         manifest=read,
@@ -169,7 +169,7 @@ def _align(
         frames=frames,
         annotated=annotated,
         proposed=_proposed(answers, order, sizes, frames),
-        asked=askable(presence[:, columns], annotated, read.boxed_exhaustively(bundle.box_findings)),
+        asked=askable(presence[:, columns], annotated, read.boxed_exhaustively(bundle.located)),
         box_sizes=box_sizes,
         box_sizes_from=source,
         unread=unread,

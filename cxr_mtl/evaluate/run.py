@@ -117,7 +117,7 @@ def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) ->
     return {
         "classification": classification(bundle, answered, draws),
         "hierarchy": hierarchy(bundle, answered, draws),
-        "localization": boxes(bundle.box_findings, answered, draws, seed),
+        "localization": boxes(bundle.located, answered, draws, seed),
         "subgroups": subgroups(bundle, answered, draws),
     }
 
@@ -181,7 +181,7 @@ def _save_predictions(bundle: Bundle, answered: Answered, path: Path) -> None:
         "conditional": answered.conditional,
     }.items():
         columns |= {f"{kind}:{name}": values[:, c] for c, name in enumerate(bundle.ontology.names)}
-    columns["boxes"] = pa.array(_boxes_by_film(bundle.box_findings, answered), _BOXES)
+    columns["boxes"] = pa.array(_boxes_by_film(bundle.located, answered), _BOXES)
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 

@@ -18,9 +18,12 @@ from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose, decompose, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
 from cxr_mtl.model.multitask import judge
+from cxr_mtl.model.weak import weak_boxes
 from cxr_mtl.predict.heatmap import grad_cam, strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
+
+FloatTable = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 class Predictor(Protocol):
@@ -106,7 +109,10 @@ class LocalPredictor:
         conditional = own if tree == "conditional" else decompose(hierarchy, parents)
         for table in (findings, conditional, hierarchy):
             table[:, ~trained] = np.nan
-        proposed = self._boxes(outputs, boxes)
+        proposed = [
+            drawn + weak
+            for drawn, weak in zip(self._boxes(outputs, boxes), self._weak_boxes(outputs, boxes), strict=True)
+        ]
         return [Answer(*numbers) for numbers in zip(findings, hierarchy, conditional, proposed, strict=True)]
 
     def _boxes(self, outputs: Outputs, letterboxes: Sequence[Letterbox]) -> list[tuple[ScoredBox, ...]]:
@@ -120,16 +126,21 @@ class LocalPredictor:
             self.bundle.image_size,
         )
         return [
-            tuple(
-                ScoredBox(names[d], round(score, 6), (round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)))
-                for (x1, y1, x2, y2), score, d in zip(
-                    letterbox.to_source(boxes.double().cpu().numpy()).tolist(),
-                    scores.tolist(),
-                    findings.tolist(),
-                    strict=True,
-                )
-            )
+            _scored(letterbox, [names[d] for d in findings.tolist()], boxes.double().cpu().numpy(), scores.tolist())
             for letterbox, (boxes, scores, findings) in zip(letterboxes, selected, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _weak_boxes(self, outputs: Outputs, letterboxes: Sequence[Letterbox]) -> list[tuple[ScoredBox, ...]]:
+        names = self.bundle.weak_box_findings
+        if not names:
+            return [()] * len(letterboxes)
+        head = self.bundle.model.findings
+        columns = [self.bundle.ontology.index(name) for name in names]
+        boxes, scores = weak_boxes(head.places(head.normed(outputs.features))[:, columns], self.bundle.image_size)
+        return [
+            _scored(letterbox, names, film_boxes.astype(np.float64), film_scores.tolist(), weak=True)
+            for letterbox, film_boxes, film_scores in zip(letterboxes, boxes, scores, strict=True)
         ]
 
     def _heatmap(
@@ -140,9 +151,24 @@ class LocalPredictor:
         threshold = self.bundle.operating_points[options.operating_point].get(name)
         if np.isnan(probability) or threshold is None:
             return None  # never trained: there is no score to explain
-        cam = grad_cam(self.bundle.model.findings, [m[row : row + 1] for m in outputs.features], column)
+        head, maps = self.bundle.model.findings, [m[row : row + 1] for m in outputs.features]
+        if head.pooling == "attention":  # the head says itself where it looks
+            with torch.no_grad():
+                cam = head.places(head.normed(maps))[0, column].sigmoid()
+        else:
+            cam = grad_cam(head, maps, column)
         return Heatmap(name, to_png(to_film(strength(cam, probability, threshold), box)))
 
 
-def _numpy(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _scored(
+    letterbox: Letterbox, names: Sequence[str], boxes: FloatTable, scores: Sequence[float], *, weak: bool = False
+) -> tuple[ScoredBox, ...]:
+    """Boxes of the input square, (K, 4), as boxes of the submitted film."""
+    return tuple(
+        ScoredBox(name, round(score, 6), (round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)), weak)
+        for name, score, (x1, y1, x2, y2) in zip(names, scores, letterbox.to_source(boxes).tolist(), strict=True)
+    )
+
+
+def _numpy(values: Tensor) -> FloatTable:
     return values.double().cpu().numpy()

@@ -27,7 +27,15 @@ def respond(
         for i, f in enumerate(bundle.ontology.findings)
     )
     names = {f.name for f in wanted}
-    shown = [b for b in answer.boxes if b.score >= bundle.box_min_score and b.finding in names] if options.boxes else []
+    called = {call.name for call in calls if call.call == "positive"}
+    # No cut was fitted for weak boxes, as nobody drew any: they are shown of what is called.
+    shown = [
+        box
+        for box in answer.boxes
+        if options.boxes
+        and box.finding in names
+        and (box.finding in called if box.weak else box.score >= bundle.box_min_score)
+    ]
     return Prediction(
         model={
             "name": bundle.name,
