@@ -60,6 +60,12 @@ def compose(own: ArrayLike, parents: Parents, tree: str = "conditional") -> Floa
     return probability
 
 
+def either(findings: ArrayLike, tree: ArrayLike) -> Floats:
+    """(N, C) probability from the findings head; from the tree where a run learned the tree alone."""
+    own = np.asarray(findings, np.float64)
+    return np.asarray(np.where(np.isnan(own), np.asarray(tree, np.float64), own))
+
+
 def decompose(probability: ArrayLike, parents: Parents) -> Floats:
     """The inverse: (N, C) probability of each finding given that all its parents are present, at most 1."""
     whole = np.asarray(probability, np.float64)

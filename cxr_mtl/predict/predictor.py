@@ -15,7 +15,7 @@ from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.read import read_frontal
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
-from cxr_mtl.metrics.hierarchy import compose, decompose, own_logits
+from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
 from cxr_mtl.model.multitask import judge
 from cxr_mtl.model.weak import weak_boxes
@@ -107,6 +107,7 @@ class LocalPredictor:
         own = bundle.hierarchy_calibration.apply(own_logits(_numpy(outputs.hierarchy), trained, parents, tree))
         hierarchy = compose(own, parents, tree)
         conditional = own if tree == "conditional" else decompose(hierarchy, parents)
+        findings = either(findings, hierarchy)
         for table in (findings, conditional, hierarchy):
             table[:, ~trained] = np.nan
         proposed = [

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from cxr_mtl.bundle import Description
 from cxr_mtl.card import RULES
-from cxr_mtl.config import RunConfig
+from cxr_mtl.config import LossConfig, RunConfig
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.metrics.calibrate import choose_operating_points, fit_calibration
 from cxr_mtl.metrics.classify import auroc, per_finding
 from cxr_mtl.metrics.counts import known_mean
-from cxr_mtl.metrics.hierarchy import asked_presence, compose, own_logits
+from cxr_mtl.metrics.hierarchy import asked_presence, compose, either, own_logits
 from cxr_mtl.metrics.localize import askable, best_boxes, choose_box_threshold
 from cxr_mtl.train.study import Study
 from cxr_mtl.train.validate import Seen
@@ -45,20 +46,33 @@ class Scores:
         """Mean over what could be measured; the epoch with the highest is kept."""
         return float(known_mean(np.array([self.auroc, self.hierarchy_auroc, self.box_accuracy])))
 
+    def in_words(self) -> str:
+        """What could be measured, such as ``, validation AUROC 0.812``."""
+        words = {
+            "validation AUROC": self.auroc,
+            "of the tree": self.hierarchy_auroc,
+            "boxes right at IoU .5": self.box_accuracy,
+        }
+        return "".join(f", {word} {value:.3f}" for word, value in words.items() if not np.isnan(value))
+
     def to_dict(self) -> dict[str, float]:
         return {"auroc": self.auroc, "hierarchy_auroc": self.hierarchy_auroc, "box_accuracy": self.box_accuracy}
 
 
-def score(seen: Seen, study: Study) -> Scores:
-    """Measure what a model said of the validation films."""
+def score(seen: Seen, study: Study, learned: LossConfig) -> Scores:
+    """Measure what a model said of the validation films; of the heads that the run learns."""
     ontology = study.manifest.ontology
     nodes = expit(own_logits(seen.hierarchy, study.trained, study.parents, study.tree))
     own = [i for i, f in enumerate(ontology.findings) if not f.group and f.name != ontology.normal]
     present, tree = seen.labels[:, own], compose(nodes, study.parents, study.tree)[:, own]
     iou = best_boxes(seen.annotated, seen.proposed).iou
+
+    def macro(scores: NDArray[np.float64], weight: float) -> float:
+        return float(known_mean(per_finding(auroc, present, scores))) if weight else float("nan")
+
     return Scores(
-        auroc=float(known_mean(per_finding(auroc, present, seen.findings[:, own]))),
-        hierarchy_auroc=float(known_mean(per_finding(auroc, present, tree))),
+        auroc=macro(seen.findings[:, own], learned.findings),
+        hierarchy_auroc=macro(tree, learned.hierarchy),
         box_accuracy=float(np.mean(iou >= BOX_IOU)) if len(iou) else float("nan"),
     )
 
@@ -70,13 +84,12 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
         seen: what the weights to be kept said of the validation films.
     """
     ontology = study.manifest.ontology
-    calibration = fit_calibration(seen.labels, seen.findings, study.trained)
-    nodes = fit_calibration(
-        asked_presence(seen.labels, study.parents, study.tree),
-        own_logits(seen.hierarchy, study.trained, study.parents, study.tree),
-        study.trained,
-    )
-    points = choose_operating_points(seen.labels, calibration.apply(seen.findings), ontology.names)
+    calibration = fit_calibration(seen.labels, seen.findings, study.trained & bool(config.loss.findings))
+    own = own_logits(seen.hierarchy, study.trained, study.parents, study.tree)
+    asked = asked_presence(seen.labels, study.parents, study.tree)
+    nodes = fit_calibration(asked, own, study.trained & bool(config.loss.hierarchy))
+    probability = either(calibration.apply(seen.findings), compose(nodes.apply(own), study.parents, study.tree))
+    points = choose_operating_points(seen.labels, probability, ontology.names)
     return Description(
         name=config.name,
         version=MODEL_VERSION,

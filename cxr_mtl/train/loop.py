@@ -188,7 +188,7 @@ class Run:
             rank=self.rank,
             world=self.world,
         )
-        scores = score(seen, self.study)
+        scores = score(seen, self.study, self.config.loss)
         better = scores.chosen_by > self.best
         self.best = max(self.best, scores.chosen_by)
         if self.main and self.log:
@@ -228,15 +228,12 @@ class Run:
         return dict(zip(names, values, strict=True))
 
     def _tell(self, epoch: int, loss: float, scores: Scores, better: bool) -> None:
-        boxes = "" if math.isnan(scores.box_accuracy) else f", boxes right at IoU .5 {scores.box_accuracy:.3f}"
         logger.info(
-            "epoch %d/%d: loss %.4f, validation AUROC %.3f, of the tree %.3f%s%s",
+            "epoch %d/%d: loss %.4f%s%s",
             epoch + 1,
             self.config.train.epochs,
             loss,
-            scores.auroc,
-            scores.hierarchy_auroc,
-            boxes,
+            scores.in_words(),
             " (best)" if better else "",
         )
 
