@@ -11,10 +11,13 @@ from cxr_mtl.metrics.hierarchy import (
     closure,
     compose,
     conditional_auroc,
+    decompose,
     depth_auroc,
+    either,
     given_parents,
     hierarchical_counts,
     hierarchical_rates,
+    own_logits,
     violation_rate,
     violations,
 )
@@ -31,6 +34,33 @@ def test_composed_probabilities_never_violate(conditional):
 
 def test_compose_by_hand():
     np.testing.assert_allclose(compose([[0.8, 0.3, 0.5, 0.5]], PARENTS), [[0.8, 0.3, 0.4, 0.15]])
+
+
+@pytest.mark.parametrize("tree", ["conditional", "max"])
+@given(arrays(np.float64, (5, 4), elements=st.floats(0, 1)))
+def test_no_tree_violates_but_the_flat_one(tree, own):
+    whole = compose(own, PARENTS, tree)
+    assert violation_rate(whole, EDGES, eps=0) == 0
+    np.testing.assert_array_equal(compose(own, PARENTS, "flat"), own)
+    back = decompose(whole, PARENTS)
+    assert ((back >= 0) & (back <= 1))[~np.isnan(back)].all()
+    np.testing.assert_allclose(np.nan_to_num(compose(np.nan_to_num(back), PARENTS)), whole, atol=1e-12)
+
+
+def test_the_highest_below_by_hand():
+    own = [[0.1, 0.3, 0.5, 0.4], [0.1, NAN, 0.2, 0.9]]
+    np.testing.assert_allclose(compose(own, PARENTS, "max"), [[0.5, 0.4, 0.5, 0.4], [0.9, NAN, 0.9, 0.9]])
+
+
+def test_what_was_never_trained_raises_no_parent():
+    logits, trained = [[0.0, 0.0, 0.0, 9.0]], [True, True, True, False]
+    np.testing.assert_array_equal(own_logits(logits, trained, PARENTS, "max"), [[0, 0, 0, NAN]])
+    np.testing.assert_array_equal(own_logits(logits, [True] * 4, PARENTS, "max"), [[9, 9, 9, 9]])
+    np.testing.assert_array_equal(own_logits(logits, [True] * 4, PARENTS), logits)
+
+
+def test_a_tree_alone_answers_for_its_findings():
+    np.testing.assert_array_equal(either([[0.2, NAN]], [[0.9, 0.7]]), [[0.2, 0.7]])
 
 
 def test_an_untrained_parent_sets_no_bound_and_an_untrained_finding_stays_unknown():
