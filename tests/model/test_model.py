@@ -21,12 +21,14 @@ from cxr_mtl.model.localize import (
     ANCHOR_RATIOS,
     ANCHOR_SCALES,
     NUM_ANCHORS,
+    LocalizeHead,
     decode,
     flatten_levels,
     make_anchors,
     select_boxes,
+    strides,
 )
-from cxr_mtl.model.multitask import make_model, normalise
+from cxr_mtl.model.multitask import _zoomed, judge, make_model, normalise
 
 SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "img_size": 64}
 FAMILIES = [("test_convnext", {}), ("swin_tiny_patch4_window7_224", SMALL_SWIN), ("test_resnet", {})]
@@ -54,6 +56,44 @@ def test_one_pass_feeds_three_heads(name: str, args: dict[str, Any]) -> None:
     total = out.findings.sum() + out.hierarchy.sum() + sum(m.sum() for m in [*out.box_logits, *out.box_deltas])
     total.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("pooling", ["plain", "attention"])
+def test_looks_are_averaged_and_leave_boxes_alone(pooling: Any) -> None:
+    torch.manual_seed(0)
+    model = make_model(
+        ModelConfig(encoder="test_convnext", image_size=64, fpn_channels=16, pooling=pooling), 5, 3
+    ).eval()
+    films = torch.randint(0, 255, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        one, three, plain = judge(model, films, 1), judge(model, films, 3), model(normalise(films))
+    assert torch.equal(one.findings, plain.findings)
+    assert not torch.allclose(three.findings, one.findings)
+    assert all(torch.equal(a, b) for a, b in zip(three.box_logits, one.box_logits, strict=True))
+    # A film that is the same at every size but for its margin: the looks see nearly the same.
+    with torch.no_grad():
+        black = judge(model, films * 0, 5)
+    assert torch.allclose(black.findings, judge(model, films * 0, 1).findings, atol=1e-4)
+
+
+def test_a_look_keeps_the_films_centre_and_side() -> None:
+    film = torch.zeros(1, 1, 64, 64)
+    film[..., 40:48, 28:36] = 255.0
+    larger = _zoomed(film, 1.5)
+    y, x = (larger[0, 0] > 127).nonzero().float().mean(0).tolist()
+    assert (y - 31.5, x - 31.5) == pytest.approx((12 * 1.5, 0), abs=0.6)
+
+
+@pytest.mark.parametrize(("side", "levels"), [(64, 3), (288, 3), (320, 4), (352, 4), (640, 5)])
+def test_levels_grow_with_the_input(side: int, levels: int) -> None:
+    head = LocalizeHead((8, 8, 8), 2, 8, 1, len(strides(side)))
+    maps = [torch.zeros(1, 8, side // s, side // s) for s in STRIDES]
+    logits, deltas = head(maps)
+    anchors = make_anchors(side)
+    assert len(logits) == len(anchors) == levels
+    assert flatten_levels(deltas, 4).shape[1] == sum(map(len, anchors))
+    # The largest anchor reaches a heart, some half of the film.
+    assert max(float((a[:, 2] - a[:, 0]).max()) for a in anchors) > side * 0.4
 
 
 def test_unknown_encoder_and_arguments_are_one_line() -> None:
