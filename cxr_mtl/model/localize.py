@@ -18,22 +18,26 @@ from torchvision.ops import FeaturePyramidNetwork, batched_nms, clip_boxes_to_im
 
 from cxr_mtl.model.encoder import STRIDES
 
-# Two sizes and three shapes a place. With strides 8 to 32 they span 24 to 136 px: at 224 px input that is a nodule
-# (about 15 px, which ATSS still matches to the smallest) to an enlarged heart (about 110 px). Larger inputs get coarser
-# levels for it (`strides`); `python benchmarks/anchors.py` shows how well they fit the boxes of a dataset.
-ANCHOR_SCALES = (3.0, 3.0 * math.sqrt(2.0))
+# Two sizes and three shapes a place, fitted to chest findings: a nodule's box is some 7 % of the film's side wide, a
+# heart's 46 %, an effusion's up to 2.7 times as high as wide (NIH; `python benchmarks/anchors.py` prints the fit).
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height over width
-NUM_ANCHORS = len(ANCHOR_SCALES) * len(ANCHOR_RATIOS)
+NUM_ANCHORS = 2 * len(ANCHOR_RATIOS)
+SMALL_INPUT = 192  # below, a nodule is less than the finest level's stride, and anchors begin smaller
 # exp() of a larger width or height delta would make a box no film can hold; the bound is RetinaNet's.
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 PRIOR = 0.01  # probability of a box at a place before training, as in Lin et al., Focal loss, 2017
 
 
+def anchor_scales(side: int) -> tuple[float, float]:
+    """Sides of the square anchors of a level, in its strides, for a square input of this side."""
+    smallest = 2.0 if side < SMALL_INPUT else 3.0
+    return smallest, smallest * math.sqrt(2.0)
+
+
 def strides(side: int) -> tuple[int, ...]:
     """Pixels from place to place of each level, for a square input of this side.
 
-    A heart's box is some half of the film's side; the coarsest level's anchors reach that: 136 px up to 288 px input,
-    272 px up to 608 px, 543 px above.
+    The coarsest level's anchors reach a heart's box, some half of the film's side.
     """
     return STRIDES + (64,) * (side >= 320) + (128,) * (side >= 640)
 
@@ -95,7 +99,7 @@ def make_anchors(side: int, device: torch.device | str = "cpu") -> list[Tensor]:
     levels = []
     for stride in strides(side):
         ratios = torch.tensor(ANCHOR_RATIOS, device=device).sqrt()
-        sizes = torch.tensor(ANCHOR_SCALES, device=device) * stride
+        sizes = torch.tensor(anchor_scales(side), device=device) * stride
         widths = (sizes[None, :] / ratios[:, None]).flatten()
         heights = (sizes[None, :] * ratios[:, None]).flatten()
         cell = (torch.stack([-widths, -heights, widths, heights], 1) / 2).round()  # (A, 4) round the place's centre

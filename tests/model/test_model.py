@@ -19,9 +19,9 @@ from cxr_mtl.model.encoder import STRIDES, make_encoder
 from cxr_mtl.model.hierarchy import log_probability
 from cxr_mtl.model.localize import (
     ANCHOR_RATIOS,
-    ANCHOR_SCALES,
     NUM_ANCHORS,
     LocalizeHead,
+    anchor_scales,
     decode,
     flatten_levels,
     make_anchors,
@@ -144,9 +144,9 @@ def test_tree_is_the_product_along_the_path() -> None:
     assert torch.allclose(p[:, 2], logits.sigmoid().prod(1), atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [64, 96])
+@pytest.mark.parametrize("side", [64, 96, 224])
 def test_anchors_equal_monais(side: int) -> None:
-    sizes = tuple(tuple(s * stride for s in ANCHOR_SCALES) for stride in STRIDES)
+    sizes = tuple(tuple(s * stride for s in anchor_scales(side)) for stride in STRIDES)
     generator: Any = AnchorGenerator(sizes=sizes, aspect_ratios=(ANCHOR_RATIOS,) * 3, indexing="xy")
     maps = [torch.zeros(1, 1, side // s, side // s) for s in STRIDES]
     (expected,) = generator(torch.zeros(1, 1, side, side), maps)
