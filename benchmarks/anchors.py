@@ -2,9 +2,9 @@
 
     python benchmarks/anchors.py --films ../shared/data/nih [--json FILE]
 
-Of every annotated box of the training films: the IoU of the anchor that fits it best, before anything is learned. Beside
-those in use stand what was in use before they were fitted: three levels whatever the side, and sizes from three strides
-on whatever the side.
+Of every annotated box of the training films: the IoU of the anchor that fits it best, before anything is learned.
+Beside those in use stand what was in use before they were fitted: three levels whatever the side, and sizes from three
+strides on whatever the side.
 """
 
 from __future__ import annotations
