@@ -14,7 +14,7 @@ from html import escape
 from PIL import Image
 
 from cxr_mtl.demo.rows import summary
-from cxr_mtl.predict.marks import XYXY, Style, box_styles, format_number, place_labels
+from cxr_mtl.predict.marks import XYXY, Style, box_label, box_styles, place_labels
 from cxr_mtl.predict.overlay import draw_overlay, film_image, heat_caption, heat_layer
 from cxr_mtl.types import Heatmap, Prediction, Radiograph
 
@@ -80,7 +80,7 @@ def _tags(film: Radiograph, prediction: Prediction, styles: dict[str, Style], di
     """Labels of a fixed size on a film of any size: laid out on the narrowest film and pinned by the nearer corner."""
     height = _NARROW * film.height / film.width
     scale = _NARROW / film.width
-    texts = [f"{box.finding} {format_number(box.score)}" for box in prediction.boxes]
+    texts = [box_label(box) for box in prediction.boxes]
     boxes = [(x1 * scale, y1 * scale, x2 * scale, y2 * scale) for x1, y1, x2, y2 in (b.xyxy for b in prediction.boxes)]
     sizes = [(len(text) * _TAG_CHAR + _TAG_PAD, _TAG_HEIGHT) for text in texts]
     places = place_labels(boxes, sizes, (_NARROW, height))

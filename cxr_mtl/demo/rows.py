@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_styles, format_number
+from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_label, box_styles, format_number
 from cxr_mtl.types import FindingCall, Prediction
 
 CALLS = {"positive": "flagged", "negative": "not flagged", "not_trained": "not trained"}
@@ -60,7 +60,7 @@ def summary(prediction: Prediction) -> str:
     """The picture in words."""
     shown = rows(prediction)
     flagged = [f"{row.name} {format_number(row.call.probability or 0.0)}" for row in shown if row.flagged]
-    boxes = [f"{box.finding} {format_number(box.score)} ({_place(box.xyxy, prediction)})" for box in prediction.boxes]
+    boxes = [f"{box_label(box)} ({_place(box.xyxy, prediction)})" for box in prediction.boxes]
     first = f"Flagged: {', '.join(flagged)}." if flagged else NO_FLAG
     return f"{first} Boxes: {', '.join(boxes)}." if boxes else f"{first} No boxes."
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cxr_mtl.types import Prediction
+from cxr_mtl.types import Prediction, ScoredBox
 
 XYXY = tuple[float, float, float, float]
 RGB = tuple[int, int, int]
@@ -67,6 +67,11 @@ def box_styles(prediction: Prediction) -> dict[str, Style]:
         styles[name] = replace(_STYLES[slot], dash=_STYLES[(slot + lap) % num].dash)
         free = free or list(range(num))
     return styles
+
+
+def box_label(box: ScoredBox) -> str:
+    """Such as ``Effusion 0.83``; ``≈`` before it says that nobody drew boxes to learn this one from."""
+    return f"{'≈ ' if box.weak else ''}{box.finding} {format_number(box.score)}"
 
 
 def format_number(value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.errors import ImageError
+from cxr_mtl.predict.regions import fuse_regions
 from cxr_mtl.types import Answer, FindingCall, Heatmap, Node, Options, Prediction, Radiograph
 
 DIGITS = 6  # of a probability in the answer: enough to compare two servers, few enough to read
@@ -56,6 +57,7 @@ def respond(
         boxes=tuple(shown),
         warnings=film.notes,
         heatmaps=tuple(heatmaps),
+        regions=fuse_regions(shown),
     )
 
 
