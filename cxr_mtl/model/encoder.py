@@ -95,7 +95,12 @@ def make_encoder(
             net = _create(name, options | {"pretrained": pretrained or weights is not None} | (args or {}))
     except TypeError as error:
         raise ConfigError(f"model.encoder_args: {name} does not take them: {error}.") from None
-    except (OSError, RuntimeError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # the latter where timm looks for a file's names
         raise _unusable(name, weights, error) from None
     encoder = Encoder(net)
     if weights is not None:

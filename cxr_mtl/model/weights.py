@@ -10,6 +10,7 @@ Three kinds of file are taken, all safetensors:
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ def quiet_timm() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            # How it indexes tensors while it resamples Swin's tables; a user can do nothing about it.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers\.interpolate")
+            yield
     finally:
         logger.setLevel(before)

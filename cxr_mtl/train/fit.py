@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from cxr_mtl.bundle import Description
 from cxr_mtl.card import RULES
-from cxr_mtl.config import RunConfig
+from cxr_mtl.config import LossConfig, RunConfig
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.metrics.calibrate import choose_operating_points, fit_calibration
 from cxr_mtl.metrics.classify import auroc, per_finding
@@ -31,7 +32,8 @@ class Scores:
     """How good some weights are on validation films.
 
     Attributes:
-        auroc: macro over findings, of the findings head; groups and the normal film are no findings.
+        auroc: macro over findings, of the findings head; groups and the normal film are no findings. Nan where the
+            run gives the head no weight, for chance must not choose the epoch.
         hierarchy_auroc: the same of the tree's probabilities.
         box_accuracy: share of annotated (film, finding) whose best box reaches IoU .5; nan without boxes.
     """
@@ -49,16 +51,20 @@ class Scores:
         return {"auroc": self.auroc, "hierarchy_auroc": self.hierarchy_auroc, "box_accuracy": self.box_accuracy}
 
 
-def score(seen: Seen, study: Study) -> Scores:
-    """Measure what a model said of the validation films."""
+def score(seen: Seen, study: Study, loss: LossConfig) -> Scores:
+    """Measure what a model's trained heads said of the validation films."""
     ontology = study.manifest.ontology
     conditional = expit(seen.hierarchy)
     own = [i for i, f in enumerate(ontology.findings) if not f.group and f.name != ontology.normal]
     present, tree = seen.labels[:, own], compose(conditional, study.parents)[:, own]
     iou = best_boxes(seen.annotated, seen.proposed).iou
+
+    def macro(weight: float, said: NDArray[np.float64]) -> float:
+        return float(known_mean(per_finding(auroc, present, said))) if weight else float("nan")
+
     return Scores(
-        auroc=float(known_mean(per_finding(auroc, present, seen.findings[:, own]))),
-        hierarchy_auroc=float(known_mean(per_finding(auroc, present, tree))),
+        auroc=macro(loss.findings, seen.findings[:, own]),
+        hierarchy_auroc=macro(loss.hierarchy, tree),
         box_accuracy=float(np.mean(iou >= BOX_IOU)) if len(iou) else float("nan"),
     )
 
@@ -71,7 +77,9 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
     """
     ontology = study.manifest.ontology
     calibration = fit_calibration(seen.labels, seen.findings, study.trained)
-    conditional = fit_calibration(given_parents(seen.labels, study.parents), seen.hierarchy, study.trained)
+    # A tree that was given no weight answers nothing, as a finding that was never trained.
+    in_tree = study.trained & bool(config.loss.hierarchy)
+    conditional = fit_calibration(given_parents(seen.labels, study.parents), seen.hierarchy, in_tree)
     points = choose_operating_points(seen.labels, calibration.apply(seen.findings), ontology.names)
     return Description(
         name=config.name,

@@ -178,8 +178,8 @@ class Run:
         """Validate the mean of the weights, keep the best as a bundle, and write a checkpoint."""
         self.judge.load_state_dict(self.mean.mean)
         seen = look(self.judge, self.study.val, len(self.study.box_findings), rank=self.rank, world=self.world)
-        scores = score(seen, self.study)
-        better = scores.chosen_by > self.best
+        scores = score(seen, self.study, self.config.loss)
+        better = not scores.chosen_by <= self.best  # so that the last is kept where nothing could be measured
         self.best = max(self.best, scores.chosen_by)
         if self.main and self.log:
             if better:
@@ -218,15 +218,14 @@ class Run:
         return dict(zip(names, values, strict=True))
 
     def _tell(self, epoch: int, loss: float, scores: Scores, better: bool) -> None:
-        boxes = "" if math.isnan(scores.box_accuracy) else f", boxes right at IoU .5 {scores.box_accuracy:.3f}"
+        named = ("validation AUROC", "of the tree", "boxes right at IoU .5")
+        measured = zip(named, scores.to_dict().values(), strict=True)
         logger.info(
-            "epoch %d/%d: loss %.4f, validation AUROC %.3f, of the tree %.3f%s%s",
+            "epoch %d/%d: loss %.4f%s%s",
             epoch + 1,
             self.config.train.epochs,
             loss,
-            scores.auroc,
-            scores.hierarchy_auroc,
-            boxes,
+            "".join(f", {name} {value:.3f}" for name, value in measured if not math.isnan(value)),
             " (best)" if better else "",
         )
 

@@ -214,9 +214,7 @@ def test_a_share_of_films_is_mirrored_with_their_boxes() -> None:
 
 
 def test_mirroring_changes_nothing_else() -> None:
-    plain, half = (
-        draw(np.arange(50), AugmentConfig(mirror=share), seed=2, epoch=1, side=SIDE) for share in (0.0, 0.5)
-    )
+    plain, half = (draw(np.arange(50), AugmentConfig(mirror=share), seed=2, epoch=1, side=SIDE) for share in (0.0, 0.5))
     flipped = half.matrix[:, 0, 0] < 0
     assert 0 < flipped.sum() < 50
     half.matrix[flipped, 0] *= -1
