@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from cxr_mtl.bundle import load_bundle
+from cxr_mtl.cli import app
 from cxr_mtl.config import RunConfig, load_config
 from cxr_mtl.data.manifest_file import save_manifest
 from cxr_mtl.data.sources import import_source
@@ -23,12 +21,12 @@ from cxr_mtl.ontology import load_ontology
 from cxr_mtl.paths import configs_dir
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.train.loop import Run
+from cxr_mtl.types import Prediction
 
 RUNS = sorted(path.stem for path in configs_dir().glob("*.yaml"))
 # One run file for each family that the earlier projects name.
 FAMILIES = ["nih14_convnext", "six_swin", "lung10_nih", "six_resnet18", "six_mobilenetv2", "six_chexpert"]
 FILMS = 72
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def ontology_of(config: RunConfig) -> str:
@@ -73,11 +71,11 @@ def settings(name: str, films: Path, out: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_it_takes_a_step(name: str, films: Path, tmp_path: Path) -> None:
+def test_it_learns_a_step(name: str, films: Path, tmp_path: Path) -> None:
     config = load_config(name, settings(name, films, tmp_path))
     with ranks() as (rank, world):
         run = Run(config, rank, world)
-        run.batches = 1
+        run.batches = 2  # in a first step the branches of a ResNet, which begin at 0, get no gradient
         run.begin()
         before = snapshot(run)
         run.learn(0)
@@ -105,27 +103,28 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_train_evaluate_package(name: str, films: Path, rooms: Path) -> None:
-    """Two epochs of small films teach nothing; that every file comes about and the answer is a number is the point."""
-    given = settings(name, films, rooms)
-    cxr_mtl("train", "-c", name, *(part for setting in [*given, "train.epochs=2"] for part in ("-s", setting)))
-    best, manifest = rooms / name / "best", given[1].partition("=")[2]
-    cxr_mtl("evaluate", str(best), manifest, "--split", "test", "--out", str(rooms / f"{name}_report"))
-    cxr_mtl("package", str(best), "--out", str(rooms / f"{name}_store"))
+    """An epoch of small films teaches nothing; that every file comes about and the answer is a number is the point."""
+    manifest = films / f"{ontology_of(load_config(name))}.parquet"
+    given = [part for setting in settings(name, films, rooms) for part in ("-s", setting)]
+    best = rooms / name / "best"
+    for command in (
+        ["train", "-c", name, *given, "-s", "train.epochs=1"],
+        ["evaluate", best, manifest, "--split", "test", "--out", rooms / f"{name}_report"],
+        ["package", best, "--out", rooms / f"{name}_store"],
+    ):
+        done = CliRunner().invoke(app, [str(part) for part in command])
+        assert done.exit_code == 0, done.output
     assert (rooms / f"{name}_report" / "results.json").is_file()
     assert list((rooms / f"{name}_store").glob("*.mar"))
     bundle = load_bundle(best)
     assert f"Encoder: `{load_config(name).model.encoder}`" in (best / "model_card.md").read_text()
     film = next((films / "nih" / "images").iterdir())
     (prediction,) = LocalPredictor(bundle).predict([film])
-    calls = {call.finding: call.probability for call in prediction.findings}
-    assert all(np.isfinite(calls[name]) for name in bundle.trained if name in calls)
-
-
-def cxr_mtl(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cxr_mtl", *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert isinstance(prediction, Prediction)
+    calls = {call.name: call.probability for call in prediction.findings}
+    given_numbers = [calls[name] for name in bundle.trained if name in calls]
+    assert given_numbers
+    assert all(number is not None and 0 <= number <= 1 for number in given_numbers)
 
 
 def test_six_classes_understands_folders() -> None:

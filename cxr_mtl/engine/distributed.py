@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,8 +34,10 @@ def ranks() -> Iterator[tuple[int, int]]:
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
-        # Without it gloo's threads sometimes abort the interpreter at exit.
-        dist.destroy_process_group()
+        # Without it gloo's threads sometimes abort the interpreter at exit. DeepSpeed, where it ran, remembers groups, and
+        # would give a second run in this process one that is no more.
+        deepspeed = sys.modules.get("deepspeed.comm.comm")
+        (deepspeed if deepspeed and deepspeed.cdb else dist).destroy_process_group()
         if alone:
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
