@@ -4,8 +4,8 @@ Two roads give the same pictures: on a GPU the whole batch at once, on a CPU fil
 ten times faster than torch moves floats there (``benchmarks/data.py``). Both start from and end in bytes, so what is
 trained on is rounded as what is predicted on.
 
-Never a horizontal flip: the heart is on the left. Nothing is erased or cropped on purpose either: the label of a film
-would outlive the finding.
+No film is mirrored unless a run file asks for it: the heart is on the left. Nothing is erased or cropped on purpose
+either: the label of a film would outlive the finding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_SIDE = 2.0  # pixels; a box that augmentation cuts down to less is left out
 MIN_SHARE = 0.25  # of a box's area that must stay in view for it to stay a box
 
 _STREAM = 1  # keeps these numbers apart from those of the epoch's order, which come from the same seed and epoch
-_DRAWS = 10  # random numbers a film
+_DRAWS = 11  # random numbers a film
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, epoch: int, device: torch.device | None = None) -> Batch:
@@ -68,10 +68,11 @@ def draw(rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, epoch: in
     shape = torch.exp(either_way[:, 2] * math.log1p(config.scale) / 2)
     cos, sin = angle.cos(), angle.sin()
     shift = either_way[:, 3:5] * 2 * config.shift
+    side_of_x = torch.where(unit[:, 10:] < config.mirror, -1.0, 1.0)  # (B, 1)
     return Change(
         matrix=torch.stack(
             [
-                torch.stack([cos * size * shape, -sin * size, shift[:, 0]], 1),
+                torch.stack([cos * size * shape, -sin * size, shift[:, 0]], 1) * side_of_x,
                 torch.stack([sin * size, cos * size / shape, shift[:, 1]], 1),
             ],
             1,

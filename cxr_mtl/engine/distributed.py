@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -33,8 +34,10 @@ def ranks() -> Iterator[tuple[int, int]]:
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
-        # Without it gloo's threads sometimes abort the interpreter at exit.
-        dist.destroy_process_group()
+        # Without it gloo's threads sometimes abort the interpreter at exit. DeepSpeed, where it ran, remembers groups,
+        # and would give a second run in this process one that is no more.
+        deepspeed = sys.modules.get("deepspeed.comm.comm")
+        (deepspeed if deepspeed and deepspeed.cdb else dist).destroy_process_group()
         if alone:
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
@@ -57,6 +60,21 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     value = value.detach().clone().float()
     dist.all_reduce(value)
     return value / dist.get_world_size()
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Give every rank the mean over ranks of what BatchNorm has seen.
+
+    Each rank normalises by its own films; without this each would validate with other statistics, and the first rank's
+    alone would be kept.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    values = [v for norm in norms for v in (norm.running_mean, norm.running_var) if v is not None]
+    if not values or dist.get_world_size() == 1:
+        return
+    mean = mean_over_ranks(torch.cat(values))
+    torch._foreach_copy_(values, torch.split(mean, [len(v) for v in values]))
 
 
 def gather(value: Any) -> list[Any]:

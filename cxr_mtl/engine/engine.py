@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_mtl.config import TrainConfig
-from cxr_mtl.engine.distributed import barrier, device
+from cxr_mtl.engine.distributed import barrier, device, share_statistics
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import CheckpointError
 
@@ -94,7 +94,10 @@ class Engine:
         before = self.steps
         self._engine.backward(loss)
         self._engine.step()
-        return self.steps > before
+        stepped = self.steps > before
+        if stepped:
+            share_statistics(self.module)
+        return stepped
 
     def train_mode(self) -> None:
         self._engine.train()

@@ -133,7 +133,7 @@ def _set_rates(bundle: Bundle, answered: Answered, probability: Floats, draws: R
     threshold = np.array([cuts.get(name, np.nan) for name in ontology.names], np.float64)
     if ontology.normal is not None:
         threshold[ontology.index(ontology.normal)] = np.nan
-    presence = np.where(np.isnan(threshold), np.nan, answered.presence)
+    presence = np.where(np.isnan(threshold) | np.isnan(probability), np.nan, answered.presence)
     counts = hierarchical_counts(presence, probability >= threshold, ontology.parents)
     return {rate: number(drawn) for rate, drawn in hierarchical_rates(draws.sums(counts)).items()}
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-from safetensors import SafetensorError, safe_open
+from timm.layers.classifier import NormMlpClassifierHead
 from torch import Tensor, nn
 
 from cxr_mtl.errors import CheckpointError, ConfigError
+from cxr_mtl.model.weights import missing_weights, quiet_timm, read_weights
 
 # Strides 8, 16 and 32: what the box head's pyramid is built on. The last one also feeds the other two heads.
 STRIDES = (8, 16, 32)
@@ -46,7 +47,7 @@ class Encoder(nn.Module):
 def _prune(net: nn.Module, indices: list[int]) -> list[int]:
     """Drop what the maps do not need; a weight that never gets a gradient would only confuse whoever counts them."""
     kept = cast("Any", net).prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
-    if hasattr(net, "head"):
+    if isinstance(getattr(net, "head", None), NormMlpClassifierHead):
         net.head = nn.Identity()  # ConvNeXt's holds the last norm, which pruning leaves
     return list(kept)
 
@@ -65,57 +66,79 @@ def make_encoder(
         name: such as ``convnext_tiny`` or ``swin_tiny_patch4_window7_224``.
         args: further arguments of ``timm.create_model``.
         drop_path: largest stochastic depth rate.
-        weights: local file of weights; RGB stems are summed to one channel by timm.
+        weights: file or bundle to start from, as in model/weights.py; timm sums RGB stems to one channel, and resamples
+            what depends on Swin's windows.
         pretrained: let timm fetch its own weights by name (network).
 
     Raises:
         ConfigError: unknown name or arguments.
         CheckpointError: the weights do not fit or cannot be had.
     """
-    given: set[str] = set()
-    options: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "global_pool": "", "drop_path_rate": drop_path}
-    # Swin checks the input side against the one it was built for unless told not to; others do not know the argument.
-    if name.startswith("swin"):
-        options["strict_img_size"] = False
-    if weights is not None:
-        given = _names_in(weights)
-        # Not strict: a file of timm's holds a classifier and a last norm that are dropped here. What must not be
-        # missing is checked below, by name, because a silent part-load looks like a run that learns badly.
-        options |= {"pretrained_cfg_overlay": {"file": str(weights), "num_classes": 0}, "pretrained_strict": False}
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"{name.split('_')[0]}*")[:5])
         raise ConfigError(
             f"model.encoder: timm has no model '{name}'.", hint=f"Some that it has: {close}." if close else ""
         )
+    options: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "global_pool": "", "drop_path_rate": drop_path}
+    # Swin checks the input side against the one it was built for unless told not to; others do not know the argument.
+    if name.startswith("swin"):
+        options["strict_img_size"] = False
+    given: set[str] = set()
+    if weights is not None:
+        tensors, _ = read_weights(weights)
+        given = set(tensors)
+        # Not strict: a file of timm's holds a classifier and a last norm that are dropped here. What must not be
+        # missing is checked below, by name, because a silent part-load looks like a run that learns badly.
+        options |= {"pretrained_cfg_overlay": {"state_dict": tensors}, "pretrained_strict": False}
     try:
-        net = timm.create_model(name, pretrained=pretrained or weights is not None, **options, **(args or {}))
+        with quiet_timm():
+            net = _create(name, options | {"pretrained": pretrained or weights is not None} | (args or {}))
     except TypeError as error:
         raise ConfigError(f"model.encoder_args: {name} does not take them: {error}.") from None
-    except (OSError, RuntimeError) as error:
-        source = str(weights) if weights else f"timm's weights of {name}"
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"model.weights: {source} could not be loaded: {first_line}") from None
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # the latter where timm looks for a file's names
+        raise _unusable(name, weights, error) from None
     encoder = Encoder(net)
     if weights is not None:
+        cast("Any", net).pretrained_cfg.pop("state_dict")  # timm would keep a second copy of all weights there
         _check_covered(encoder, given, weights)
     return encoder
 
 
-def _names_in(weights: Path) -> set[str]:
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
     try:
-        with safe_open(weights, framework="pt") as file:
-            return set(file.keys())
-    except (OSError, SafetensorError):
-        raise CheckpointError(
-            f"model.weights: {weights} is not there or not a safetensors file.",
-            hint="Convert a .pth file with safetensors.torch.save_file; pickles are not opened.",
-        ) from None
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+    # DenseNet, VGG and others have no paths to drop, and not even the argument.
+    if options["drop_path_rate"]:
+        raise ConfigError(f"model.drop_path: {name} has no stochastic depth.", hint="Set model.drop_path=0.")
+    return timm.create_model(name, **{key: value for key, value in options.items() if key != "drop_path_rate"})
+
+
+def _unusable(name: str, weights: Path | None, error: Exception) -> CheckpointError:
+    """What timm says of weights that it cannot fetch or that do not fit, in a line."""
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    reason = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+    if weights is None:
+        return CheckpointError(
+            f"model.pretrained: timm's weights of {name} could not be fetched: {reason}",
+            hint="Without a network bring a file: model.weights.",
+        )
+    return CheckpointError(
+        f"model.weights: {weights} does not fit {name}: {reason}",
+        hint="Is it of this encoder, with these model.encoder_args?",
+    )
 
 
 def _check_covered(encoder: Encoder, given: set[str], weights: Path) -> None:
-    missing = [name for name in encoder.net.state_dict() if name not in given]
-    if missing:
+    if missing := missing_weights(encoder.net.state_dict(), given):
         raise CheckpointError(
             f"model.weights: {weights} lacks {len(missing)} of the encoder's weights (first: {missing[0]}).",
-            hint="Is it of this encoder?",
+            hint="Is it of this encoder, with timm's own names?",
         )

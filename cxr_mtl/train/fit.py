@@ -32,7 +32,8 @@ class Scores:
     """How good some weights are on validation films.
 
     Attributes:
-        auroc: macro over findings, of the findings head; groups and the normal film are no findings.
+        auroc: macro over findings, of the findings head; groups and the normal film are no findings. Nan where the
+            run gives the head no weight, for chance must not choose the epoch.
         hierarchy_auroc: the same of the tree's probabilities.
         box_accuracy: share of annotated (film, finding) whose best box reaches IoU .5; nan without boxes.
     """

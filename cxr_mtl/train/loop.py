@@ -1,6 +1,7 @@
 """Training from the first film to the finished bundle: read this file first.
 
-A run folder holds  config.yaml  split.csv  log.jsonl  best/ (a bundle)  checkpoints/ (to resume from).
+A run folder holds  config.yaml  split.csv  log.jsonl  best/ (a bundle)  checkpoints/ (to resume from), and weights.json
+where it did not start from random weights.
 Everything random is a function of seed, epoch and rank, so a run that was killed and resumed goes the way the
 undisturbed one would have gone.
 """
@@ -36,12 +37,13 @@ from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
 from cxr_mtl.train.objective import HEADS, Objective
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
+from cxr_mtl.train.start import start_from
 from cxr_mtl.train.study import Study, make_study, positive_weights, prior_logits
 from cxr_mtl.train.validate import look
 
 logger = logging.getLogger("cxr_mtl.train")
 
-BEST, LOG, CONFIG = "best", "log.jsonl", "config.yaml"
+BEST, LOG, CONFIG, WEIGHTS_REPORT = "best", "log.jsonl", "config.yaml", "weights.json"
 MEAN_FILE, BALANCE_FILE = "weight_mean.safetensors", "balance.safetensors"
 
 
@@ -90,6 +92,7 @@ class Run:
             weights=config.model.weights,
         )
         _set_priors(model, self.study)
+        self.start = start_from(model, config.model, self.study)
         self.judge = make_model(
             config.model.model_copy(update={"pretrained": False}),
             len(self.study.manifest.ontology.names),
@@ -122,6 +125,9 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, folder / CONFIG)
             (folder / SPLIT).write_text(self._split_csv())
+            if self.start:
+                self.start.save(folder / WEIGHTS_REPORT)
+                logger.info("weights: %s", self.start)
         if self.log:
             self.log.start()
         barrier()
@@ -189,12 +195,13 @@ class Run:
             world=self.world,
         )
         scores = score(seen, self.study, self.config.loss)
-        better = scores.chosen_by > self.best
+        better = not scores.chosen_by <= self.best  # so that the last is kept where nothing could be measured
         self.best = max(self.best, scores.chosen_by)
         if self.main and self.log:
             if better:
                 description = describe(seen, self.study, self.config)
-                card = model_card(description, provenance(self.study, "train"))
+                start = {"started_from": str(self.start or "random weights")}
+                card = model_card(description, provenance(self.study, "train") | start)
                 files = {SPLIT: self._split_csv(), CARD: card}
                 save_bundle(self.config.folder / BEST, description, self.mean.mean, files)
             self._tell(epoch, self.log.epoch(epoch, scores.to_dict(), best=better), scores, better)

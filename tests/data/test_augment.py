@@ -203,6 +203,27 @@ def test_nothing_is_flipped() -> None:
     assert centres.max() < SIDE / 2
 
 
+def test_a_share_of_films_is_mirrored_with_their_boxes() -> None:
+    still = PLAIN.model_copy(update={"rotate": 0, "scale": 0, "shift": 0, "mirror": 0.5})
+    batch = batch_of((10, 54, 30, 74), 200)
+    moved = augment(batch, still, seed=0, epoch=0)
+    mirrored = torch.tensor([boxes[0, 0] > SIDE / 2 for boxes in moved.boxes])
+    assert 70 < mirrored.sum() < 130
+    for image, boxes, flipped in zip(moved.images, moved.boxes, mirrored, strict=True):
+        assert torch.equal(image, batch.images[0].flip(-1) if flipped else batch.images[0])
+        assert boxes[0].tolist() == ([SIDE - 30, 54, SIDE - 10, 74] if flipped else [10, 54, 30, 74])
+
+
+def test_mirroring_changes_nothing_else() -> None:
+    plain, half = (draw(np.arange(50), AugmentConfig(mirror=share), seed=2, epoch=1, side=SIDE) for share in (0.0, 0.5))
+    flipped = half.matrix[:, 0, 0] < 0
+    assert 0 < flipped.sum() < 50
+    half.matrix[flipped, 0] *= -1
+    assert torch.equal(half.matrix, plain.matrix)
+    assert torch.equal(half.gamma, plain.gamma)
+    assert torch.equal(half.noise_at, plain.noise_at)
+
+
 def test_no_box_stays_no_box() -> None:
     boxes, keep = move_boxes(torch.zeros(0, 4), torch.eye(3)[:2], SIDE)
     assert boxes.shape == (0, 4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 from monai.apps.detection.utils.anchor_utils import AnchorGenerator
 from monai.apps.detection.utils.box_coder import BoxCoder
+from timm.optim import param_groups_layer_decay
 from torchvision.ops import box_iou
 
 from cxr_mtl.config import ModelConfig
@@ -31,7 +32,14 @@ from cxr_mtl.model.localize import (
 from cxr_mtl.model.multitask import _zoomed, judge, make_model, normalise
 
 SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "img_size": 64}
-FAMILIES = [("test_convnext", {}), ("swin_tiny_patch4_window7_224", SMALL_SWIN), ("test_resnet", {})]
+FAMILIES = [
+    ("test_convnext", {}),
+    ("swin_tiny_patch4_window7_224", SMALL_SWIN),
+    ("test_resnet", {}),
+    ("test_efficientnet", {}),
+    ("mobilenetv2_035", {}),
+    ("densenet121", {"growth_rate": 8, "block_config": (2, 2, 2, 2)}),
+]
 
 
 @pytest.mark.parametrize(("name", "args"), FAMILIES)
@@ -45,7 +53,7 @@ def test_one_verb_for_every_family(name: str, args: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("name", "args"), FAMILIES)
 def test_one_pass_feeds_three_heads(name: str, args: dict[str, Any]) -> None:
-    config = ModelConfig(encoder=name, encoder_args=args, image_size=64, fpn_channels=16, box_convs=1)
+    config = ModelConfig(encoder=name, encoder_args=args, image_size=64, drop_path=0, fpn_channels=16, box_convs=1)
     model = make_model(config, 5, 3)
     calls = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
@@ -94,6 +102,36 @@ def test_levels_grow_with_the_input(side: int, levels: int) -> None:
     assert flatten_levels(deltas, 4).shape[1] == sum(map(len, anchors))
     # The largest anchor reaches a heart, some half of the film.
     assert max(float((a[:, 2] - a[:, 0]).max()) for a in anchors) > side * 0.4
+
+
+@pytest.mark.parametrize(("name", "args"), FAMILIES)
+def test_what_training_asks_of_an_encoder(name: str, args: dict[str, Any]) -> None:
+    """Recomputed activations give the same gradients, half precision runs, and every weight has its layer."""
+    torch.manual_seed(0)
+    encoder: Any = make_encoder(name, args)
+    images = torch.randn(2, 1, 64, 64)
+
+    def gradients() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        sum((m.square().mean() for m in encoder(images)), torch.zeros(())).backward()
+        return [p.grad for p in encoder.parameters()]
+
+    kept = gradients()
+    encoder.net.set_grad_checkpointing(True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(kept, gradients(), strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(m.isfinite().all() for m in encoder(images))
+    groups = param_groups_layer_decay(encoder.net, layer_decay=0.75)
+    assert sum(len(group["params"]) for group in groups) == len(list(encoder.parameters()))
+    assert len({group["lr_scale"] for group in groups}) > 3
+
+
+def test_no_paths_to_drop_is_one_line() -> None:
+    assert len(make_encoder("densenet121", FAMILIES[-1][1], drop_path=0).channels) == 3
+    with pytest.raises(
+        ConfigError, match=r"model.drop_path: densenet121 has no stochastic depth. Set model.drop_path=0"
+    ):
+        make_encoder("densenet121", drop_path=0.1)
 
 
 def test_unknown_encoder_and_arguments_are_one_line() -> None:
