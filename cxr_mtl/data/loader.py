@@ -114,18 +114,19 @@ def epoch_order(examples: Examples, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def train_batches(
-    examples: Examples, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    examples: Examples, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1, start: int = 0
 ) -> Iterator[Batch]:
     """One epoch of training batches; the last films that fill no batch are left for another epoch's order.
 
     Args:
         examples: of the training split.
         batch_size: films of this rank in one forward pass.
+        start: batches that were learned already, and are not collected again.
     """
     order = epoch_order(examples, seed, epoch)
     together = batch_size * world
-    for start in range(0, len(order) - together + 1, together):
-        yield examples.batch(order[start + rank : start + together : world])
+    for first in range(start * together, len(order) - together + 1, together):
+        yield examples.batch(order[first + rank : first + together : world])
 
 
 def num_batches(examples: Examples, batch_size: int, world: int = 1) -> int:
