@@ -34,7 +34,7 @@ from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
-from cxr_mtl.train.meter import DIVERGED, Meter
+from cxr_mtl.train.meter import DIVERGED, Meter, only_numbers
 from cxr_mtl.train.objective import Objective
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
 from cxr_mtl.train.stop import StopSignals
@@ -169,9 +169,10 @@ class Run:
                 torch.manual_seed(_seed(config.seed, epoch, number, self.rank))  # drop path, dropout, anchor sampling
                 batch = augment(batch, config.augment, seed=config.seed, epoch=epoch, device=device())
                 batch = _to(batch, device())
-                outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
-                losses = self.objective(outputs, batch)
                 step = engine.steps + 1
+                with only_numbers(epoch, step):
+                    outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
+                    losses = self.objective(outputs, batch)
                 if engine.backward_and_step(losses["total"]) and config.train.ema:
                     self._follow()
                 meter.add(epoch, step, engine.lr, losses)

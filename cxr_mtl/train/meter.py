@@ -100,9 +100,7 @@ class Meter:
         if self._log:
             self._log.steps(good)
         if wrong:
-            raise EngineError(
-                f"The loss is no longer a number (epoch {wrong.epoch + 1}, step {wrong.step}).", hint=DIVERGED
-            ).on_all_ranks()
+            raise _diverged(wrong.epoch, wrong.step).on_all_ranks()
         shown = " ".join(f"{name} {steps[-1].losses[name]:.3f}" for name in HEADS)
         self._bar.set_postfix_str(f"{shown} {pace:.0f} images/s, {self.left()}")
 
@@ -110,6 +108,21 @@ class Meter:
         """How long the run will still take, in words."""
         seconds = self._left * self._step_seconds / max(1, self._measured)
         return duration(seconds + math.ceil(self._left / self._batches) * self._epoch_seconds) + " left"
+
+
+@contextmanager
+def only_numbers(epoch: int, step: int) -> Iterator[None]:
+    """MONAI's detector looks for itself, and stops at the first box that is no number, on the rank that has it."""
+    try:
+        yield
+    except ValueError as error:
+        if "NaN" not in str(error):
+            raise
+        raise _diverged(epoch, step) from None
+
+
+def _diverged(epoch: int, step: int) -> EngineError:
+    return EngineError(f"The loss is no longer a number (epoch {epoch + 1}, step {step}).", hint=DIVERGED)
 
 
 def duration(seconds: float) -> str:
