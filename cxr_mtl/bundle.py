@@ -210,19 +210,27 @@ def save_bundle(
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, part / WEIGHTS)
-    (part / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
-    text = yaml.safe_dump(description.to_dict(), sort_keys=False, allow_unicode=True)
-    (part / DESCRIPTION).write_text(text, encoding="utf-8")
-    for name, content in (files or {}).items():
-        (part / name).write_text(content, encoding="utf-8")
+    try:
+        _write(part, description, weights, files or {})
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # of no use, and on a full disk the room is needed
+        raise
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(part: Path, description: Description, weights: Mapping[str, Tensor], files: Mapping[str, str]) -> None:
+    part.mkdir(parents=True)
+    save_file({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, part / WEIGHTS)
+    (part / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
+    text = yaml.safe_dump(description.to_dict(), sort_keys=False, allow_unicode=True)
+    (part / DESCRIPTION).write_text(text, encoding="utf-8")
+    for name, content in files.items():
+        (part / name).write_text(content, encoding="utf-8")
 
 
 def load_description(folder: Path) -> Description:

@@ -38,7 +38,7 @@ def main() -> None:
     try:
         app(args=args)
     except CxrError as error:
-        _fail(f"{type(error).__name__}: {error}")
+        _fail(f"{type(error).__name__}: {error}", error.exit_code, shared=error.shared)
     except OSError as error:
         _fail(f"{error.filename or 'Input or output'}: {error.strerror or error}.")
     except ModuleNotFoundError as error:
@@ -48,13 +48,14 @@ def main() -> None:
         sys.exit(130)
 
 
-def _fail(line: str) -> NoReturn:
+def _fail(line: str, code: int = 2, *, shared: bool = False) -> NoReturn:
     """One line on stderr; called in the handler of the error, which --debug raises again."""
     if debug_wanted:
         raise
     rank = int(os.environ.get("RANK", "0"))
-    print(f"rank {rank}: {line}" if rank else line, file=sys.stderr)
-    sys.exit(2)
+    if not (shared and rank):
+        print(f"rank {rank}: {line}" if rank else line, file=sys.stderr)
+    sys.exit(code)
 
 
 @app.callback()

@@ -5,6 +5,8 @@ CxrError
 ├── DataError         a manifest, a dataset or a split
 │   └── ImageError    one film; carries the code and HTTP status the server answers with
 ├── CheckpointError   a training state or a bundle
+├── EngineError       a run cannot go on: a rank, the disk, the loss; goes on with --resume
+│   └── Stopped       it was told to stop, and saved what it had
 └── ServeError        the server: start, stop, talk
 
 Every message says what happened and where; ``hint`` says what to do. The command line prints both on one line.
@@ -12,14 +14,29 @@ Every message says what happened and where; ``hint`` says what to do. The comman
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class CxrError(Exception):
-    """A problem that a user can mend."""
+    """A problem that a user can mend.
+
+    Attributes:
+        exit_code: of the command that it ends.
+        shared: every rank of a run ends with this very problem, so it is enough that the first says it.
+    """
+
+    exit_code = 2
+    shared = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def on_all_ranks(self) -> Self:
+        """The same, as one that every rank raises."""
+        self.shared = True
+        return self
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()
@@ -53,6 +70,20 @@ class ImageError(DataError):
 
 class CheckpointError(CxrError):
     """Weights, a bundle or a training state do not fit."""
+
+
+class EngineError(CxrError):
+    """A run cannot go on as it is; its last checkpoint can."""
+
+
+class Stopped(EngineError):
+    """A run was told to stop by a signal, and has saved what it had; the exit code is a shell's for that signal."""
+
+    shared = True
+
+    def __init__(self, message: str, *, signal: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signal
 
 
 class ServeError(CxrError):

@@ -141,6 +141,7 @@ def train_batches(
     world: int = 1,
     accumulate: int = 1,
     sampling: SamplingConfig = AS_THEY_COME,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """One epoch of training batches; the last films that fill no batch are left for another epoch's order.
 
@@ -149,15 +150,15 @@ def train_batches(
         batch_size: films of this rank in one forward pass.
         accumulate: forward passes of one optimizer step.
         sampling: which films are drawn.
+        start: batches that were learned already, and are not collected again.
     """
     rows = examples.rows
     drawn = epoch_draw(examples.datasets[rows], examples.patients[rows], examples.labels[rows], sampling, seed, epoch)
     order = rows[drawn]
     together = batch_size * world
-    for start in range(0, len(order) - together + 1, together):
-        first = start - start % (together * accumulate)
-        step = order[first : first + together * accumulate]
-        yield examples.batch(order[start + rank : start + together : world], step)
+    for first in range(start * together, len(order) - together + 1, together):
+        step = order[first - first % (together * accumulate) :][: together * accumulate]
+        yield examples.batch(order[first + rank : first + together : world], step)
 
 
 def num_batches(examples: Examples, batch_size: int, world: int = 1) -> int:

@@ -8,14 +8,26 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from cxr_mtl.errors import CxrError, EngineError
+
+Answer = TypeVar("Answer")
+
+# How long ranks wait for each other before they take one for lost: longer than any step, compilation or validation's
+# end takes. While one of them decodes a dataset's films, the others wait with more patience.
+STEP, DECODING = timedelta(minutes=30), timedelta(hours=12)
+_groups: dict[str, Any] = {}  # for what lies in main memory, whatever carries the gradients
+# What gloo and NCCL say in a plain RuntimeError when a neighbour's process has ended or does not answer.
+_LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
 
 @contextmanager
@@ -28,16 +40,19 @@ def ranks() -> Iterator[tuple[int, int]]:
     if alone:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    # Ranks wait for the first while it decodes a dataset's films, which takes longer than any collective's default.
-    patience = timedelta(hours=12)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=STEP)
     try:
-        yield dist.get_rank(), dist.get_world_size()
+        _groups.update(
+            {name: dist.new_group(backend="gloo", timeout=t) for name, t in (("step", STEP), ("patient", DECODING))}
+        )
+        with _lost_rank_is_one_line():
+            yield dist.get_rank(), dist.get_world_size()
     finally:
         # Without it gloo's threads sometimes abort the interpreter at exit. DeepSpeed, where it ran, remembers groups,
         # and would give a second run in this process one that is no more.
         deepspeed = sys.modules.get("deepspeed.comm.comm")
         (deepspeed if deepspeed and deepspeed.cdb else dist).destroy_process_group()
+        _groups.clear()
         if alone:
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
@@ -77,16 +92,66 @@ def share_statistics(model: nn.Module) -> None:
     torch._foreach_copy_(values, torch.split(mean, [len(v) for v in values]))
 
 
-def gather(value: Any) -> list[Any]:
+def gather(value: Any, *, patient: bool = False) -> list[Any]:
     """Every rank's object, in order of rank, on every rank."""
     out: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(out, value)
+    dist.all_gather_object(out, value, group=_groups["patient" if patient else "step"])
     return out
 
 
-def barrier() -> None:
+def barrier(*, patient: bool = False) -> None:
     """Wait for all ranks."""
-    dist.barrier()
+    dist.barrier(group=_groups["patient" if patient else "step"])
+
+
+def largest(value: int) -> int:
+    """The largest over all ranks. Ranks wait for each other, but no GPU waits for its rank."""
+    if dist.get_world_size() == 1:
+        return value
+    here = torch.tensor(value)
+    dist.all_reduce(here, dist.ReduceOp.MAX, group=_groups["step"])
+    return int(here)
+
+
+def together(
+    work: Callable[[], Answer],
+    *,
+    disk: str = "The run's folder cannot be written",
+    raised: type[CxrError] = EngineError,
+    patient: bool = False,
+) -> Answer:
+    """Do something on every rank; what goes wrong on one is raised on all, or the others would wait for it for ever.
+
+    Args:
+        disk: what to say of a disk that fails.
+        raised: of which kind the error is to be.
+        patient: whether it may take hours.
+    """
+    problem, answer = None, None
+    try:
+        answer = work()
+    except CxrError as error:
+        problem = error.message, error.hint
+    except (OSError, SafetensorError) as error:
+        problem = f"{disk}: {getattr(error, 'strerror', None) or error}.", "Check its disk."
+    problems = [found for found in gather(problem, patient=patient) if found]
+    if problems:
+        raise raised(problems[0][0], hint=problems[0][1]).on_all_ranks()
+    return cast("Answer", answer)
+
+
+@contextmanager
+def _lost_rank_is_one_line() -> Iterator[None]:
+    """The launcher says how a rank ended; the others, whose sums stay incomplete, say what became of them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOST):
+            raise
+        raise EngineError(
+            "Another rank has gone, or does not answer any more.",
+            hint="The launcher or the other rank's line says why; go on with --resume.",
+        ) from error
 
 
 def _free_port() -> int:

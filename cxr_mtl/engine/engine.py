@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from cxr_mtl.config import TrainConfig
-from cxr_mtl.engine.distributed import barrier, device, share_statistics
+from cxr_mtl.engine.checkpoint import PART, publish
+from cxr_mtl.engine.distributed import device, gather, share_statistics, together
+from cxr_mtl.engine.optimize import make_groups, prepare
 from cxr_mtl.engine.settings import deepspeed_settings
-from cxr_mtl.errors import CheckpointError
-
-LATEST = "latest"
+from cxr_mtl.errors import CheckpointError, EngineError
 
 
 class Engine:
@@ -56,10 +56,12 @@ class Engine:
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         import deepspeed  # seconds to import, and only training pays
 
-        optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+        prepare(model, config)
+        groups = make_groups(model, config)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
         self._engine: Any
         self._schedule: Any
-        self._lr, self._share = config.lr, schedule
+        self._lrs, self._share = [group["lr"] for group in groups], schedule
         with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints; what goes wrong it raises
             self._engine, _, _, self._schedule = deepspeed.initialize(
                 model=model.to(device()),
@@ -72,6 +74,10 @@ class Engine:
             )
         self._stage = config.zero_stage
         self._keep = config.keep_checkpoints
+        self._channels_last = config.channels_last
+        # With its own variables, not copies: DeepSpeed may lay their values elsewhere.
+        self._weights = dict(self.module.state_dict(keep_vars=True))
+        self._guard_writing()
 
     @property
     def module(self) -> nn.Module:
@@ -87,7 +93,7 @@ class Engine:
         return float(self._engine.get_lr()[0])
 
     def __call__(self, *args: Any) -> Any:
-        return self._engine(*args)
+        return self._engine(*(_channels_last(a) if self._channels_last else a for a in args))
 
     def backward_and_step(self, loss: Tensor) -> bool:
         """Accumulate a loss; True where this completed an optimizer step."""
@@ -106,7 +112,7 @@ class Engine:
     def whole_weights(self) -> Iterator[dict[str, Tensor]]:
         """All weights by name, on every rank, whatever the ZeRO stage; valid inside the context only."""
         if self._stage < 3:
-            yield dict(self.module.state_dict())
+            yield {name: value.detach() for name, value in self._weights.items()}
             return
         import deepspeed
 
@@ -114,29 +120,34 @@ class Engine:
             yield dict(self.module.state_dict())
 
     def save(self, folder: Path, tag: str, extra: Callable[[Path], None], *, main: bool) -> None:
-        """Write a checkpoint; ``latest`` names it only once all of it is on disk.
+        """Write a checkpoint, whole or not at all; ``latest`` names it only once all of it is on disk.
 
         Args:
-            folder: of all checkpoints of the run.
+            folder: of all checkpoints of the run, on a disk that all nodes share.
             tag: name of this one.
             extra: called on the first rank with the checkpoint's folder, to add what resuming needs besides weights,
                 optimizer and schedule.
             main: whether this is the first rank.
+
+        Raises:
+            EngineError: on every rank, where the disk is full or fails one of them. The checkpoint before stays.
         """
-        # DeepSpeed's own `latest` is written before the other ranks have finished; a kill between leaves a run that
-        # cannot be resumed. Hence save_latest=False, a barrier, fsync and a rename.
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        if main:
-            extra(folder / tag)
-            for file in (folder / tag).rglob("*"):
-                if file.is_file():
-                    _fsync(file)
-            part = folder / (LATEST + ".part")
-            part.write_text(tag)
-            _fsync(part)
-            part.replace(folder / LATEST)
-            self._drop_old(folder, tag)
-        barrier()
+        part = folder / (tag + PART)
+        disk = f"The checkpoint {folder / tag} could not be written"
+        try:
+            together(lambda: _make_empty(part) if main else None, disk=disk)
+            self._problem = ""
+            self._written.clear()
+            # DeepSpeed's own `latest` is written before the other ranks have finished; a kill between leaves a run
+            # that cannot be resumed.
+            self._engine.save_checkpoint(str(folder), tag=part.name, save_latest=False)
+            together(self._raise_problem, disk=disk)
+            written = [name for names in gather(self._written) for name in names]
+            together(lambda: self._publish(part, written, extra) if main else None, disk=disk)
+        except EngineError:
+            if main:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def load(self, checkpoint: Path) -> None:
         """Load weights, optimizer and schedule; the peak learning rate stays this run's own.
@@ -147,40 +158,76 @@ class Engine:
         try:
             path, _ = self._engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
         except (RuntimeError, AssertionError, OSError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckpointError(
-                f"{checkpoint}: does not fit this run: {reason}",
+                f"{checkpoint}: does not fit this run: {_reason(error)}",
                 hint="Resume with the configuration it was started with.",
             ) from None
         if path is None:
             raise CheckpointError(f"{checkpoint}: the checkpoint is incomplete.")
-        self._schedule.base_lrs = [self._lr for _ in self._schedule.base_lrs]
-        for group in self._engine.optimizer.param_groups:
-            group["initial_lr"] = self._lr
-            group["lr"] = self._lr * self._share(self._schedule.last_epoch)
+        self._schedule.base_lrs = list(self._lrs)
+        for group, lr in zip(self._engine.optimizer.param_groups, self._lrs, strict=True):
+            group["initial_lr"] = lr
+            group["lr"] = lr * self._share(self._schedule.last_epoch)
 
-    def _drop_old(self, folder: Path, tag: str) -> None:
-        others = sorted((p for p in folder.iterdir() if p.is_dir() and p.name != tag), key=lambda p: p.stat().st_mtime)
-        for old in others[: max(0, len(others) + 1 - self._keep)]:
-            shutil.rmtree(old)
+    def _publish(self, part: Path, written: list[str], extra: Callable[[Path], None]) -> None:
+        unseen = [name for name in written if not (part / name).is_file()]
+        if unseen:
+            raise EngineError(
+                f"{part / unseen[0]} was written by another node and is not seen by the first.",
+                hint="All nodes must share the disk of the run's folder (output).",
+            )
+        extra(part)
+        publish(part, self.steps, self._keep)
+
+    def _guard_writing(self) -> None:
+        """Note what cannot be written instead of raising it there and then.
+
+        DeepSpeed's ranks wait for each other after writing; one that had left would keep the others waiting. torch's
+        writer of zip files says RuntimeError where a disk is full.
+        """
+        self._problem = ""
+        self._written: list[str] = []
+        writer, plain, copy_script = (
+            self._engine.checkpoint_engine,
+            self._engine.checkpoint_engine.save,
+            self._engine._copy_recovery_script,
+        )
+
+        def noted(write: Callable[..., None]) -> Callable[..., None]:
+            def wrapped(*args: Any, **named: Any) -> None:
+                try:
+                    write(*args, **named)
+                except (OSError, RuntimeError) as error:
+                    self._problem = self._problem or _reason(error)
+
+            return wrapped
+
+        def save(state_dict: Any, path: str) -> None:
+            plain(state_dict, path)
+            self._written.append(Path(path).name)
+
+        writer.save, self._engine._copy_recovery_script = noted(save), noted(copy_script)
+
+    def _raise_problem(self) -> None:
+        if self._problem:
+            raise OSError(self._problem)
 
 
-def latest_tag(folder: Path) -> str | None:
-    """Name of the newest whole checkpoint of a run, if there is one."""
-    file = folder / LATEST
-    return file.read_text().strip() if file.is_file() else None
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; norms and biases do not."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
-def _fsync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _channels_last(value: Any) -> Any:
+    """Films with the numbers of a pixel beside each other, which the layers after them keep up.
+
+    With one channel both orders are the same in memory, so torch takes such a tensor for one of the usual order unless
+    it was made in the other.
+    """
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return value
+    return torch.empty_like(value, memory_format=torch.channels_last).copy_(value)

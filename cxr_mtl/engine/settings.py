@@ -14,7 +14,8 @@ KNOWN_SECTIONS = frozenset(
     {
         "activation_checkpointing", "aio", "checkpoint", "comms_logger", "communication_data_type", "csv_monitor",
         "data_types", "dump_state", "flops_profiler", "memory_breakdown", "prescale_gradients", "steps_per_print",
-        "tensorboard", "wall_clock_breakdown", "zero_optimization",
+        "tensorboard", "wall_clock_breakdown", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
+        "zero_optimization",
     }
 )  # fmt: skip
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -68,6 +69,10 @@ def _read_override(path: Path) -> dict[str, Any]:
             f"train.deepspeed: {path}: '{unknown[0]}' is not taken from here.",
             hint="Batch size, clipping and precision stand in the run file; known sections: "
             + ", ".join(sorted(KNOWN_SECTIONS)),
+        )
+    if "stage" in override.get("zero_optimization", {}):
+        raise ConfigError(
+            f"train.deepspeed: {path}: 'zero_optimization.stage' is not taken from here.", hint="Set train.zero_stage."
         )
     return override
 

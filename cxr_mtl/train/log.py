@@ -1,53 +1,119 @@
-"""The run's log: one JSON object a line, steps and epochs."""
+"""The run's log: one JSON object a line, steps and epochs; the same for TensorBoard where it is installed."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cxr_mtl.errors import EngineError
+
+LOG, BOARD = "log.jsonl", "tensorboard"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass.
+
+    Attributes:
+        epoch: counted from 0.
+        step: the optimizer step that it is part of, counted from 1.
+        lr: learning rate of the heads after it.
+        losses: by head, and ``total``; mean over ranks.
+        images_per_s: pace of all ranks together.
+        wait: share of the time spent waiting for films.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    losses: Mapping[str, float]
+    images_per_s: float
+    wait: float
 
 
 class RunLog:
     """Appends to ``log.jsonl`` and knows the mean loss of the epoch under way."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / LOG
         self._losses: list[float] = []
+        self._board: Any = None
 
     def start(self) -> None:
         """Begin an empty log."""
         self._path.write_text("")
+        self._open_board(0)
 
-    def resume(self, epoch: int) -> None:
-        """Forget the lines of ``epoch`` and later: they are about to be written again."""
+    def resume(self, epochs: int, steps: int) -> None:
+        """Forget what came after a checkpoint: it is about to be written again.
+
+        Args:
+            epochs: that the checkpoint has finished.
+            steps: optimizer steps that it has taken.
+        """
         kept = []
         for line in self._path.read_text().splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 break  # the line a kill cut short, and nothing is after it
-            if entry["epoch"] <= epoch:
+            if entry["epoch"] <= epochs or (entry["event"] == "step" and entry["step"] <= steps):
                 kept.append(line)
-        self._path.write_text("".join(f"{line}\n" for line in kept))
+                if entry["epoch"] > epochs:
+                    self._losses.append(entry["loss"]["total"])
+        part = self._path.with_suffix(".part")
+        part.write_text("".join(f"{line}\n" for line in kept))
+        part.replace(self._path)
+        self._open_board(steps + 1)
 
-    def step(self, epoch: int, step: int, lr: float, losses: Mapping[str, float], images_per_s: float) -> None:
-        """One forward pass."""
-        self._losses.append(losses["total"])
-        self._write(
-            {"event": "step", "epoch": epoch + 1, "step": step, "lr": lr, "loss": dict(losses)}
-            | {"images_per_s": round(images_per_s, 1)}
-        )
+    def steps(self, steps: Iterable[Step]) -> None:
+        """Some forward passes, in their order."""
+        for step in steps:
+            self._losses.append(step.losses["total"])
+            measured = {"images_per_s": round(step.images_per_s, 1), "wait": round(step.wait, 4)}
+            losses = {"lr": step.lr, "loss": dict(step.losses)}
+            self._write({"event": "step", "epoch": step.epoch + 1, "step": step.step} | losses | measured)
+            named = {f"loss/{name}": value for name, value in step.losses.items()}
+            self._draw(named | {"run/lr": step.lr} | {f"run/{n}": v for n, v in measured.items()}, step.step)
 
-    def epoch(self, epoch: int, scores: Mapping[str, float], *, best: bool) -> float:
-        """The end of an epoch; gives its mean loss."""
+    def epoch(self, epoch: int, step: int, scores: Mapping[str, float], *, best: bool) -> float:
+        """The end of an epoch, after some optimizer step; gives the epoch's mean loss."""
         loss = sum(self._losses) / max(1, len(self._losses))
         self._losses.clear()
         stated = {name: None if math.isnan(value) else value for name, value in scores.items()}
         self._write({"event": "epoch", "epoch": epoch + 1, "loss": loss, "validation": stated, "best": best})
+        known = {f"validation/{name}": value for name, value in stated.items() if value is not None}
+        self._draw(known | {"loss/epoch": loss}, step)
         return loss
 
+    def close(self) -> None:
+        """Write what TensorBoard has not been given yet."""
+        if self._board:
+            self._board.close()
+
     def _write(self, entry: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            what = f"{self._path} cannot be written: {error.strerror or error}."
+            raise EngineError(what, hint="Make room, and go on with --resume.") from None
+
+    def _open_board(self, first: int) -> None:
+        """Events of the step ``first`` and later that are there already are dropped by TensorBoard."""
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+        self._board = SummaryWriter(str(self._folder / BOARD), purge_step=first)
+
+    def _draw(self, values: Mapping[str, float], step: int) -> None:
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()

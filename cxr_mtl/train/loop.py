@@ -1,16 +1,16 @@
 """Training from the first film to the finished bundle: read this file first.
 
-A run folder holds  config.yaml  split.csv  log.jsonl  best/ (a bundle)  checkpoints/ (to resume from), and weights.json
-where it did not start from random weights.
-Everything random is a function of seed, epoch and rank, so a run that was killed and resumed goes the way the
-undisturbed one would have gone.
+A run folder holds  config.yaml  split.csv  log.jsonl  tensorboard/  best/ (a bundle)  checkpoints/ (to resume from),
+and weights.json where it did not start from random weights.
+Everything random is a function of seed, epoch, batch and rank, so a run that was killed and resumed at any step goes
+the way the undisturbed one would have gone.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
+import signal
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from cxr_mtl.bundle import CARD, SPLIT, save_bundle
 from cxr_mtl.card import model_card
@@ -27,23 +26,27 @@ from cxr_mtl.data.augment import augment
 from cxr_mtl.data.loader import num_batches, prefetch, train_batches
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.split_file import split_text
-from cxr_mtl.engine.distributed import barrier, device, mean_over_ranks, ranks
-from cxr_mtl.engine.engine import Engine, latest_tag
+from cxr_mtl.engine.checkpoint import latest_tag
+from cxr_mtl.engine.distributed import device, gather, ranks, together
+from cxr_mtl.engine.engine import Engine
 from cxr_mtl.engine.settings import deepspeed_settings
-from cxr_mtl.errors import ConfigError
+from cxr_mtl.errors import CheckpointError, ConfigError, EngineError, Stopped
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
-from cxr_mtl.train.objective import HEADS, Objective
+from cxr_mtl.train.meter import DIVERGED, Meter, only_numbers
+from cxr_mtl.train.objective import Objective
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
+from cxr_mtl.train.schedule import warm_cosine
 from cxr_mtl.train.start import start_from
+from cxr_mtl.train.stop import StopSignals
 from cxr_mtl.train.study import Study, make_study, positive_weights, prior_logits
-from cxr_mtl.train.validate import look
+from cxr_mtl.train.validate import Seen, look
 
 logger = logging.getLogger("cxr_mtl.train")
 
-BEST, LOG, CONFIG, WEIGHTS_REPORT = "best", "log.jsonl", "config.yaml", "weights.json"
+BEST, CONFIG, WEIGHTS_REPORT = "best", "config.yaml", "weights.json"
 MEAN_FILE, BALANCE_FILE = "weight_mean.safetensors", "balance.safetensors"
 
 
@@ -55,16 +58,22 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         resume: go on from the newest whole checkpoint.
 
     Raises:
-        ConfigError: the run exists already, or the loss is no number any more.
+        ConfigError: the run exists already.
         DataError: the films or their labels do not do.
         CheckpointError: nothing to resume from, or it does not fit.
+        EngineError: another rank, the disk or the loss failed; the last checkpoint is whole.
+        Stopped: a signal asked for it, and a checkpoint was written.
     """
     with ranks() as (rank, world):
         run = Run(config, rank, world)
-        first = run.restore() if resume else run.begin()
-        for epoch in range(first, config.train.epochs):
-            run.learn(epoch)
-            run.keep(epoch)
+        first, done = run.restore() if resume else run.begin()
+        with StopSignals() as run.stop:
+            for epoch in range(first, config.train.epochs):
+                run.learn(epoch, done)
+                run.keep(epoch)
+                done = 0
+        if run.log:
+            run.log.close()
         return config.folder / BEST
 
 
@@ -108,48 +117,56 @@ class Run:
             tree=config.model.tree,
             positives=positive_weights(self.study.train.labels[self.study.train.rows], config.loss.positives),
         ).to(device())
-        self.engine = Engine(model, config.train, world, self._schedule)
+        self.engine = Engine(
+            model, config.train, world, warm_cosine(config.train, self.batches // config.train.accumulate)
+        )
         with self.engine.whole_weights() as weights:
             self.mean = WeightMean(weights, config.train.ema)
-        self.log = RunLog(config.folder / LOG) if self.main else None
+        self.log = RunLog(config.folder) if self.main else None
+        self.meter = Meter(self.log, epochs=config.train.epochs, batches=self.batches, films=self.micro_batch * world)
+        self.stop = StopSignals()
         self.best = -math.inf
 
-    def begin(self) -> int:
-        """Make the run folder; gives the first epoch."""
+    def begin(self) -> tuple[int, int]:
+        """Make the run folder; gives the first epoch, and the batches of it that are learned: none."""
         folder = self.config.folder
         if latest_tag(folder / CHECKPOINTS) is not None:
             raise ConfigError(
                 f"{folder} holds a run already.", hint="Go on with --resume, choose another name, or remove the folder."
             )
-        if self.main:
+
+        def make() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, folder / CONFIG)
             (folder / SPLIT).write_text(self._split_csv())
             if self.start:
                 self.start.save(folder / WEIGHTS_REPORT)
                 logger.info("weights: %s", self.start)
+
+        together(make if self.main else lambda: None)
         if self.log:
             self.log.start()
-        barrier()
-        return 0
+        return 0, 0
 
-    def restore(self) -> int:
-        """Load the newest checkpoint; gives the epoch to go on with."""
-        checkpoint, progress = find_checkpoint(self.config, split_hash(self.study.manifest), self.world)
+    def restore(self) -> tuple[int, int]:
+        """Load the newest whole checkpoint; gives the epoch to go on with, and how many of its batches are learned."""
+        split = split_hash(self.study.manifest)
+        found = together(
+            lambda: find_checkpoint(self.config, split, self.world) if self.main else None, raised=CheckpointError
+        )
+        checkpoint, progress = gather(found)[0]  # what the first rank found, for all of them
         self.engine.load(checkpoint)
         self.mean.load(load_file(checkpoint / MEAN_FILE, device=str(device())))
         self.objective.load_state_dict(load_file(checkpoint / BALANCE_FILE, device=str(device())))
         self.best = progress.best
         if self.log:
-            self.log.resume(progress.epochs)
-        return progress.epochs
+            self.log.resume(progress.epochs, self.engine.steps)
+        return progress.epochs, progress.batches
 
-    def learn(self, epoch: int) -> None:
-        """One epoch of steps."""
-        config, engine = self.config, self.engine
-        torch.manual_seed(_seed(config.seed, epoch, self.rank))  # drop path, dropout, anchor sampling
+    def learn(self, epoch: int, done: int) -> None:
+        """The steps of an epoch, but for its first ``done`` batches."""
+        config, engine, meter = self.config, self.engine, self.meter
         engine.train_mode()
-        started, films = time.monotonic(), 0
         order = train_batches(
             self.study.train,
             batch_size=self.micro_batch,
@@ -159,89 +176,100 @@ class Run:
             world=self.world,
             accumulate=config.train.accumulate,
             sampling=config.train.sampling,
+            start=done,
         )
         anchors = _seed(config.seed, epoch)
         conditional = epoch < config.loss.conditional * config.train.epochs
-        title = f"epoch {epoch + 1}/{config.train.epochs}"
-        with (
-            tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar,
-            closing(prefetch(order, pin=device().type == "cuda")) as batches,
-        ):
-            for _, batch in zip(range(self.batches), batches, strict=False):
+        with meter.epoch(epoch, done), closing(prefetch(order, pin=device().type == "cuda")) as batches:
+            for number in range(done, self.batches):
+                with meter.waiting():
+                    batch = next(batches)
+                torch.manual_seed(_seed(config.seed, epoch, number, self.rank))  # drop path and dropout
                 batch = augment(batch, config.augment, seed=config.seed, epoch=epoch, device=device())
                 batch = _to(batch, device())
-                outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
-                losses = self.objective(outputs, batch, seed=anchors, conditional=conditional)
-                if engine.backward_and_step(losses["total"]):
-                    with engine.whole_weights() as weights:
-                        self.mean.update(weights, engine.steps)
-                shown = self._check(losses, epoch)
-                films += self.micro_batch * self.world
-                pace = films / (time.monotonic() - started)
-                bar.set_postfix_str(" ".join(f"{h} {shown[h]:.3f}" for h in HEADS) + f" {pace:.0f} images/s")
-                bar.update()
-                if self.log:
-                    self.log.step(epoch, engine.steps, engine.lr, shown, pace)
+                step = engine.steps + 1
+                with only_numbers(epoch, step):
+                    outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
+                    losses = self.objective(outputs, batch, seed=anchors, conditional=conditional)
+                if engine.backward_and_step(losses["total"]) and config.train.ema:
+                    self._follow()
+                meter.add(epoch, step, engine.lr, losses)
+                if engine.steps == step:
+                    self._pause(epoch, number + 1)
 
     def keep(self, epoch: int) -> None:
         """Validate the mean of the weights, keep the best as a bundle, and write a checkpoint."""
-        self.judge.load_state_dict(self.mean.mean)
-        seen = look(
-            self.judge,
-            self.study.val,
-            len(self.study.box_findings),
-            views=self.config.model.views,
-            rank=self.rank,
-            world=self.world,
-        )
-        scores = score(seen, self.study, self.config.loss)
-        better = not scores.chosen_by <= self.best  # so that the last is kept where nothing could be measured
-        self.best = max(self.best, scores.chosen_by)
-        if self.main and self.log:
-            if better:
-                description = describe(seen, self.study, self.config)
-                start = {"started_from": str(self.start or "random weights")}
-                card = model_card(description, provenance(self.study, "train") | start)
-                files = {SPLIT: self._split_csv(), CARD: card}
-                save_bundle(self.config.folder / BEST, description, self.mean.mean, files)
-            self._tell(epoch, self.log.epoch(epoch, scores.to_dict(), best=better), scores, better)
-        progress = Progress(epoch + 1, self.best, split_hash(self.study.manifest), self.world)
+        config = self.config
+        with self.meter.between():
+            self._settle()
+            self.judge.load_state_dict(self.mean.mean)
+            seen = look(
+                self.judge,
+                self.study.val,
+                len(self.study.box_findings),
+                views=config.model.views,
+                rank=self.rank,
+                world=self.world,
+            )
+            scores = score(seen, self.study, config.loss)
+            better = not scores.chosen_by <= self.best  # so that the last is kept where nothing could be measured
+            self.best = max(self.best, scores.chosen_by)
+            together(lambda: self._save_best(seen) if better and self.main else None, disk=f"{BEST}/ was not written")
+            if self.log:
+                loss = self.log.epoch(epoch, self.engine.steps, scores.to_dict(), best=better)
+            self._save(epoch + 1, 0)
+        if self.log:
+            self._tell(epoch, loss, scores, better)
+
+    def _follow(self) -> None:
+        with self.engine.whole_weights() as weights:
+            self.mean.update(weights, self.engine.steps)
+
+    def _settle(self) -> None:
+        """Before weights are judged or saved: no weight that is no number gets into a checkpoint."""
+        self.meter.look()
+        if not self.config.train.ema:
+            self._follow()
+        if not self.mean.finite():
+            what = f"A weight is no longer a number (step {self.engine.steps})."
+            raise EngineError(what, hint=DIVERGED).on_all_ranks()
+
+    def _pause(self, epoch: int, batches: int) -> None:
+        """Between two optimizer steps: save if it is time to, and stop if a signal has asked for it."""
+        asked, every, steps = self.stop.agreed(), self.config.train.checkpoint_steps, self.engine.steps
+        if asked or (every and steps % every == 0):
+            self._settle()
+            self._save(epoch, batches)
+        if asked:
+            what = f"Stopped by {signal.Signals(asked).name} after step {steps}, which is saved."
+            raise Stopped(what, signal=asked, hint="Go on with --resume.")
+
+    def _save(self, epochs: int, batches: int) -> None:
+        progress = Progress(epochs, self.best, split_hash(self.study.manifest), self.world, batches)
+        tag = f"epoch{epochs + 1:04d}step{self.engine.steps:06d}" if batches else f"epoch{epochs:04d}"
 
         def add_ours(checkpoint: Path) -> None:
             save_file(self.mean.mean, checkpoint / MEAN_FILE)
             save_file(self.objective.state_dict(), checkpoint / BALANCE_FILE)
             save_progress(progress, self.config, checkpoint)
 
-        self.engine.save(self.config.folder / CHECKPOINTS, f"epoch{epoch + 1:04d}", add_ours, main=self.main)
+        self.engine.save(self.config.folder / CHECKPOINTS, tag, add_ours, main=self.main)
 
-    def _schedule(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to a hundredth."""
-        steps_an_epoch = self.batches // self.config.train.accumulate
-        warm = self.config.train.warmup_epochs * steps_an_epoch
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        whole = max(1.0, self.config.train.epochs * steps_an_epoch - warm)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / whole)))
-
-    def _check(self, losses: dict[str, Any], epoch: int) -> dict[str, float]:
-        """Losses as numbers, averaged over ranks; stops a run that has gone wrong."""
-        names = [*HEADS, "total"]
-        values = mean_over_ranks(torch.stack([losses[name] for name in names])).tolist()
-        if not all(map(math.isfinite, values)):
-            raise ConfigError(
-                f"The loss is no longer a number (epoch {epoch + 1}, step {self.engine.steps}).",
-                hint="Lower train.lr or use train.precision=fp32, and go on with --resume.",
-            )
-        return dict(zip(names, values, strict=True))
+    def _save_best(self, seen: Seen) -> None:
+        description = describe(seen, self.study, self.config)
+        learned = provenance(self.study, "train") | {"started_from": str(self.start or "random weights")}
+        files = {SPLIT: self._split_csv(), CARD: model_card(description, learned)}
+        save_bundle(self.config.folder / BEST, description, self.mean.mean, files)
 
     def _tell(self, epoch: int, loss: float, scores: Scores, better: bool) -> None:
         logger.info(
-            "epoch %d/%d: loss %.4f%s%s",
+            "epoch %d/%d: loss %.4f%s%s; %s",
             epoch + 1,
             self.config.train.epochs,
             loss,
             scores.in_words(),
             " (best)" if better else "",
+            self.meter.left() if epoch + 1 < self.config.train.epochs else "done",
         )
 
     def _split_csv(self) -> str:

@@ -11,14 +11,14 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from cxr_mtl.config import DataConfig
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack, find_pack, is_pack, make_pack, open_pack, pack_folder
-from cxr_mtl.engine.distributed import barrier, gather, local_rank
+from cxr_mtl.engine.distributed import barrier, gather, local_rank, together
 from cxr_mtl.errors import DataError
 
 Answer = TypeVar("Answer")
@@ -45,7 +45,7 @@ def shared_pack(data: DataConfig, manifest: Manifest, side: int, *, main: bool) 
             with suppress(OSError):  # cannot be written: if there is more to be written, make_pack will say so
                 folder.mkdir(parents=True, exist_ok=True)
                 token.touch()
-        barrier()
+        barrier(patient=True)
         with suppress(OSError):
             list(folder.parent.iterdir())  # a network disk may remember that a name was not there
         here = ready or (token.exists() and not main)
@@ -56,18 +56,8 @@ def shared_pack(data: DataConfig, manifest: Manifest, side: int, *, main: bool) 
 
 
 def _together(work: Callable[[], Answer]) -> Answer:
-    """Do something on every rank; what goes wrong on one is raised on all, or the others would wait for it for ever."""
-    problem, answer = None, None
-    try:
-        answer = work()
-    except DataError as error:
-        problem = error.message, error.hint
-    except OSError as error:
-        problem = f"The pack cannot be read or written: {error.strerror or error}.", "Check its disk."
-    problems = [found for found in gather(problem) if found]
-    if problems:
-        raise DataError(problems[0][0], hint=problems[0][1])
-    return cast("Answer", answer)
+    """Together, and with time for one rank to decode all films of a dataset while the others wait."""
+    return together(work, raised=DataError, disk="The pack cannot be read or written", patient=True)
 
 
 def _make(data: DataConfig, folder: Path, manifest: Manifest, side: int, *, main: bool) -> None:

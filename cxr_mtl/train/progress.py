@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cxr_mtl.config import RunConfig
-from cxr_mtl.engine.engine import latest_tag
+from cxr_mtl.engine.checkpoint import find_whole
 from cxr_mtl.errors import CheckpointError
+
+logger = logging.getLogger("cxr_mtl.train")
 
 CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
 # What may differ between a run and its continuation: how long, how fast, how exact, and where things lie.
 MAY_DIFFER = {
     "": {"output"},
     "data": {"manifest", "pack"},
-    "train": {"epochs", "lr", "warmup_epochs", "precision", "keep_checkpoints"},
+    "train": {"epochs", "lr", "warmup_epochs", "precision", "checkpoint_steps", "keep_checkpoints"}
+    | {"channels_last", "checkpoint_activations", "compile"},
 }
 
 
@@ -27,12 +31,14 @@ class Progress:
     best: score of the bundle that is kept.
     split: hash of the split the films were learned from.
     ranks: that shared the optimizer's state.
+    batches: learned already of the epoch under way, by each rank.
     """
 
     epochs: int
     best: float
     split: str
     ranks: int
+    batches: int = 0
 
 
 def save_progress(progress: Progress, config: RunConfig, checkpoint: Path) -> None:
@@ -53,30 +59,30 @@ def find_checkpoint(config: RunConfig, split: str, ranks: int) -> tuple[Path, Pr
         CheckpointError: there is none, or something differs that must not; names it.
     """
     folder = config.folder / CHECKPOINTS
-    tag = latest_tag(folder)
-    if tag is None:
-        raise CheckpointError(f"{folder}: no checkpoint to resume from.", hint="Start without --resume.")
-    saved = json.loads((folder / tag / PROGRESS_FILE).read_text())
+    checkpoint, damages = find_whole(folder)
+    for damage in damages:
+        logger.warning("%s; going on from %s.", damage, checkpoint.name)
+    saved = json.loads((checkpoint / PROGRESS_FILE).read_text())
     then, now = saved.pop("config"), _fixed(config)
     differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     progress = Progress(**saved)
     if differing:
         key = differing[0]
         raise CheckpointError(
-            f"{folder / tag}: was trained with {key}={then.get(key)}, this run has {now.get(key)}.",
+            f"{checkpoint}: was trained with {key}={then.get(key)}, this run has {now.get(key)}.",
             hint="Set it back, or start a run of another name.",
         )
     if progress.split != split:
         raise CheckpointError(
-            f"{folder / tag}: was trained on another split of the films; its weights may have seen the new test films.",
+            f"{checkpoint}: was trained on another split of the films; its weights may have seen the new test films.",
             hint="Restore the manifest's split, or start a run of another name.",
         )
     if progress.ranks != ranks:
         raise CheckpointError(
-            f"{folder / tag}: was trained by {progress.ranks} ranks, here are {ranks}.",
+            f"{checkpoint}: was trained by {progress.ranks} ranks, here are {ranks}.",
             hint=f"Resume with {progress.ranks}.",
         )
-    return folder / tag, progress
+    return checkpoint, progress
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cxr_mtl.config import RunConfig, load_config
+from cxr_mtl.engine.checkpoint import PART, publish
 from cxr_mtl.errors import CheckpointError
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
 
@@ -14,10 +15,10 @@ from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
     config = load_config("quickstart", [f"output={tmp_path}"])
-    folder = config.folder / CHECKPOINTS / "epoch0002"
-    folder.mkdir(parents=True)
-    save_progress(Progress(2, 0.8, "split", 2), config, folder)
-    (folder.parent / "latest").write_text("epoch0002")
+    part = config.folder / CHECKPOINTS / ("epoch0002" + PART)
+    part.mkdir(parents=True)
+    save_progress(Progress(2, 0.8, "split", 2, batches=3), config, part)
+    publish(part, steps=20, keep=1)
     return config
 
 
@@ -27,11 +28,18 @@ def changed(config: RunConfig, *settings: str) -> RunConfig:
 
 def test_same_run_goes_on(config: RunConfig) -> None:
     folder, progress = find_checkpoint(config, "split", 2)
-    assert (folder.name, progress.epochs, progress.best) == ("epoch0002", 2, 0.8)
+    assert (folder.name, progress.epochs, progress.best, progress.batches) == ("epoch0002", 2, 0.8, 3)
 
 
 @pytest.mark.parametrize(
-    "setting", ["train.epochs=50", "train.lr=1e-5", "train.precision=fp32", "data.manifest=moved.parquet"]
+    "setting",
+    [
+        "train.epochs=50",
+        "train.lr=1e-5",
+        "train.precision=fp32",
+        "train.checkpoint_steps=9",
+        "data.manifest=moved.parquet",
+    ],
 )
 def test_what_may_differ(config: RunConfig, setting: str) -> None:
     assert find_checkpoint(changed(config, setting), "split", 2)[1].epochs == 2

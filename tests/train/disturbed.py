@@ -1,0 +1,33 @@
+"""The command line, disturbed: started by a launcher in place of ``-m cxr_mtl``.
+
+PAUSE_AT=step  and  PAUSE_MARK=file   the first rank stops for good before that step, and leaves the file
+LIMIT_RANK=rank  and  LIMIT=bytes     that rank cannot write longer files, as on a full disk
+"""
+
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cxr_mtl.cli import main
+from cxr_mtl.engine.engine import Engine
+
+plain = Engine.backward_and_step
+
+
+def step(self: Engine, loss: Tensor) -> Any:
+    if os.environ["RANK"] == "0" and self.steps + 1 == int(os.environ["PAUSE_AT"]):
+        Path(os.environ["PAUSE_MARK"]).touch()
+        time.sleep(3600)
+    return plain(self, loss)
+
+
+if __name__ == "__main__":
+    if "PAUSE_AT" in os.environ:
+        Engine.backward_and_step = step  # type: ignore[method-assign]
+    if os.environ["RANK"] == os.environ.get("LIMIT_RANK"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
+    main()
