@@ -5,6 +5,7 @@ CxrError
 ├── DataError         a manifest, a dataset or a split
 │   └── ImageError    one film; carries the code and HTTP status the server answers with
 ├── CheckpointError   a training state or a bundle
+├── CollapseError     pretraining that no longer tells films apart
 └── ServeError        the server: start, stop, talk
 
 Every message says what happened and where; ``hint`` says what to do. The command line prints both on one line.
@@ -53,6 +54,10 @@ class ImageError(DataError):
 
 class CheckpointError(CxrError):
     """Weights, a bundle or a training state do not fit."""
+
+
+class CollapseError(CxrError):
+    """Pretraining gives all films the same answer, and would learn no more."""
 
 
 class ServeError(CxrError):

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cxr_mtl.config.data import DataConfig
 from cxr_mtl.config.learn import AugmentConfig, LossConfig, TrainConfig
 from cxr_mtl.config.model import ModelConfig
+from cxr_mtl.config.pretrain import PretrainConfig
 from cxr_mtl.config.section import Section
 
 
@@ -24,6 +25,8 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    pretrain: PretrainConfig | None = None
+    """Read by `cxr-mtl pretrain` only; None is all its defaults."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
