@@ -38,6 +38,12 @@ class RunConfig(Section):
             raise ValueError("loss: all three weights are 0, so nothing would be learned")
         if self.loss.conditional and self.model.tree != "conditional":
             raise ValueError(f"loss.conditional is for model.tree=conditional (got {self.model.tree})")
+        large = self.pretrain.crops.large_size if self.pretrain else None
+        if large and 2 * large < self.model.image_size:
+            raise ValueError(
+                f"pretrain.crops.large_size: films of {self.model.image_size} px lose what is small in crops of less "
+                f"than half of that; lower model.image_size (got {large})"
+            )
         return self
 
     @property

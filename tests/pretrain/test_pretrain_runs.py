@@ -137,14 +137,9 @@ def test_killed_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, u
 def test_two_ranks_have_one_teacher(folder: Path) -> None:
     script = folder / "teachers.py"
     script.write_text(TEACHERS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    done = subprocess.run(
-        [*launch, str(script), str(run_file(folder, "two"))],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    full = [*launch, str(script), str(run_file(folder, "two"))]
+    done = subprocess.run(full, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     world, one, two = done.stdout.split()
     assert (world, one) == ("2", two)
