@@ -1,4 +1,4 @@
-"""Crops of films, each moved, turned and exposed for itself.  B batch, S side of a film, V crops a film.
+"""Crops of films, each moved, turned and exposed for itself.  B batch, S side of a film.
 
 Safe for chests: never mirrored unless the run file asks (the heart is on the left), never solarised (a film's negative
 is another film), always upright but for some degrees. Crops are bytes, as all films that a network is shown.
