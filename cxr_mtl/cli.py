@@ -105,6 +105,25 @@ def train(
 
 
 @app.command()
+def pretrain(
+    config: Annotated[Path, typer.Option("-c", "--config", help="Run file, such as configs/pretrain_nih.yaml.")],
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+) -> None:
+    """Learn an encoder from films without labels (DINO), for `train` to start from.
+
+    Example: cxr-mtl pretrain -c configs/pretrain_nih.yaml
+    """
+    from cxr_mtl.config import load_config
+
+    checked = load_config(config, settings or [])
+    from cxr_mtl.pretrain.loop import pretrain as run  # after the check: these imports take seconds
+
+    encoder = run(checked, resume=resume)
+    print(f"Encoder: {encoder}. Next: cxr-mtl train -c RUN.yaml -s model.weights={encoder}")
+
+
+@app.command()
 def evaluate(
     bundle: BundleFolder,
     manifest: Manifest,

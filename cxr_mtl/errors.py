@@ -7,6 +7,7 @@ CxrError
 ├── CheckpointError   a training state or a bundle
 ├── EngineError       a run cannot go on: a rank, the disk, the loss; goes on with --resume
 │   └── Stopped       it was told to stop, and saved what it had
+├── CollapseError     pretraining that no longer tells films apart
 └── ServeError        the server: start, stop, talk
 
 Every message says what happened and where; ``hint`` says what to do. The command line prints both on one line.
@@ -84,6 +85,10 @@ class Stopped(EngineError):
     def __init__(self, message: str, *, signal: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signal
+
+
+class CollapseError(CxrError):
+    """Pretraining gives all films the same answer, and would learn no more."""
 
 
 class ServeError(CxrError):

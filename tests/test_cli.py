@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMANDS = ["quickstart", "data", "train", "evaluate", "predict", "package", "serve", "demo"]
+COMMANDS = ["quickstart", "data", "pretrain", "train", "evaluate", "predict", "package", "serve", "demo"]
 
 
 def cxr(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -36,6 +36,12 @@ def test_bare_name_finds_the_projects_own() -> None:
         ("train.zero_stage=3", "train.ema needs whole weights"),
         ("train.zero_stage=4", "train.zero_stage: Input should be 0, 1, 2 or 3 (got 4)"),
         ("name=../up", "name: String should match"),
+        ("pretrain.crops.large_size=32", "films of 128 px lose what is small in crops of less than half of that"),
+        (
+            "pretrain.crops.small_area=[0.5, 0.1]",
+            "must rise from more than 0 (got 0.5, 0.1)",
+        ),
+        ("pretrain.crop.small=2", "pretrain.crop: no such setting. Did you mean 'crops'?"),
     ],
 )
 def test_wrong_setting_is_one_line(override: str, message: str) -> None:

@@ -7,16 +7,19 @@ from cxr_mtl.config.data import CurateConfig, CurationRule, DataConfig, LabelsCo
 from cxr_mtl.config.learn import AugmentConfig, LossConfig, SamplingConfig, TrainConfig
 from cxr_mtl.config.load import load_config, parse_config, save_config
 from cxr_mtl.config.model import ModelConfig
+from cxr_mtl.config.pretrain import CropsConfig, PretrainConfig
 from cxr_mtl.config.run import RunConfig
 
 __all__ = [
     "AugmentConfig",
+    "CropsConfig",
     "CurateConfig",
     "CurationRule",
     "DataConfig",
     "LabelsConfig",
     "LossConfig",
     "ModelConfig",
+    "PretrainConfig",
     "RunConfig",
     "SamplingConfig",
     "TrainConfig",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cxr_mtl.config.data import DataConfig
 from cxr_mtl.config.learn import AugmentConfig, LossConfig, TrainConfig
 from cxr_mtl.config.model import ModelConfig
+from cxr_mtl.config.pretrain import PretrainConfig
 from cxr_mtl.config.section import Section
 
 
@@ -24,6 +25,8 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    pretrain: PretrainConfig | None = None
+    """Read by `cxr-mtl pretrain` only; None is all its defaults."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -35,6 +38,12 @@ class RunConfig(Section):
             raise ValueError("loss: all three weights are 0, so nothing would be learned")
         if self.loss.conditional and self.model.tree != "conditional":
             raise ValueError(f"loss.conditional is for model.tree=conditional (got {self.model.tree})")
+        large = self.pretrain.crops.large_size if self.pretrain else None
+        if large and 2 * large < self.model.image_size:
+            raise ValueError(
+                f"pretrain.crops.large_size: films of {self.model.image_size} px lose what is small in crops of less "
+                f"than half of that; lower model.image_size (got {large})"
+            )
         return self
 
     @property

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_mtl.config import AugmentConfig
+from cxr_mtl.data.chance import AUGMENT, film_numbers
 from cxr_mtl.data.change import Change, change_on_cpu, change_on_device
 from cxr_mtl.types import Batch
 
 MIN_SIDE = 2.0  # pixels; a box that augmentation cuts down to less is left out
 MIN_SHARE = 0.25  # of a box's area that must stay in view for it to stay a box
 
-_STREAM = 1  # keeps these numbers apart from those of the epoch's order, which come from the same seed and epoch
 _DRAWS = 11  # random numbers a film
 
 
@@ -60,7 +60,8 @@ def draw(rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, epoch: in
         rows: (B,) of the manifest.
         side: S.
     """
-    unit = torch.from_numpy(_uniform(rows, seed, epoch)).float()  # (B, _DRAWS) 0 to 1
+    numbers = film_numbers(rows, _DRAWS, seed=seed, epoch=epoch, stream=AUGMENT)
+    unit = torch.from_numpy(numbers).float()  # (B, _DRAWS) 0 to 1
     either_way = unit * 2 - 1
     angle = either_way[:, 0] * math.radians(config.rotate)
     size = torch.exp(either_way[:, 1] * math.log1p(config.scale))
@@ -114,16 +115,3 @@ def _move_all(batch: Batch, matrix: Tensor) -> tuple[list[Tensor], list[Tensor]]
     moved, keep = move_boxes(torch.cat(batch.boxes), matrix[film], batch.images.shape[-1])
     left = torch.bincount(film[keep], minlength=len(counts)).tolist()
     return list(torch.split(moved[keep], left)), list(torch.split(torch.cat(batch.box_findings)[keep], left))
-
-
-def _uniform(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.float64]:
-    """(B, _DRAWS) 0 to 1: rows of the table that a generator would fill, without filling the table."""
-    bits = np.random.PCG64DXSM([seed, epoch, _STREAM])
-    generator = np.random.Generator(bits)
-    numbers = np.empty((len(rows), _DRAWS))
-    at = 0
-    for film, row in enumerate(rows.tolist()):
-        bits.advance(row * _DRAWS - at)
-        generator.random(out=numbers[film])
-        at = (row + 1) * _DRAWS
-    return numbers

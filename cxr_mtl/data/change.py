@@ -1,4 +1,4 @@
-"""How pixels of a batch are changed, on a CPU and on a GPU.  B batch, S input side.
+"""How pixels of a batch are changed, on a CPU and on a GPU.  B batch, S side of the old film, T of the new.
 
 Each film is resampled by its own matrix and rounded to bytes; a table of 256 entries changes its exposure; noise is
 added from a bank that is drawn once and cut out at another place for each film, since drawing a number a pixel would
@@ -28,7 +28,7 @@ class Change:
         brightness: (B,) added, in units of the 0 to 1 range.
         gamma: (B,) exponent.
         noise: standard deviation, in units of the 0 to 1 range.
-        noise_at: (B, 2) row and column of the bank where a film's noise begins, 0 to S // 2.
+        noise_at: (B, 2) row and column of the bank where a film's noise begins, 0 to T // 2.
     """
 
     matrix: Tensor
@@ -39,21 +39,22 @@ class Change:
     noise_at: Tensor
 
 
-def change_on_cpu(images: Tensor, change: Change) -> Tensor:
+def change_on_cpu(images: Tensor, change: Change, side: int | None = None) -> Tensor:
     """Film by film in OpenCV.
 
     Args:
         images: (B, 1, S, S) uint8.
+        side: T; None keeps S. Nothing is averaged: a film that is made much smaller loses what lies between.
 
     Returns:
-        (B, 1, S, S) uint8.
+        (B, 1, T, T) uint8.
     """
     import cv2
 
-    side = images.shape[-1]
+    side = side or images.shape[-1]
     old = images[:, 0].numpy()
-    new = np.empty_like(old)
-    for film, matrix in enumerate(_in_pixels(_inverse(change.matrix), side)):
+    new = np.empty((len(old), side, side), np.uint8)
+    for film, matrix in enumerate(_in_pixels(_inverse(change.matrix), images.shape[-1], side)):
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         cv2.warpAffine(old[film], matrix, (side, side), dst=new[film], flags=flags, borderValue=0)
     mean = torch.tensor([cv2.mean(film)[0] for film in new])
@@ -67,17 +68,18 @@ def change_on_cpu(images: Tensor, change: Change) -> Tensor:
     return torch.from_numpy(new)[:, None]
 
 
-def change_on_device(images: Tensor, change: Change) -> Tensor:
+def change_on_device(images: Tensor, change: Change, side: int | None = None) -> Tensor:
     """The whole batch at once, where it is.
 
     Args:
         images: (B, 1, S, S) uint8.
+        side: T; None keeps S.
 
     Returns:
-        (B, 1, S, S) uint8.
+        (B, 1, T, T) uint8.
     """
-    side, device = images.shape[-1], images.device
-    levels = warp(images.float(), change.matrix.to(device, non_blocking=True)).round()
+    side, device = side or images.shape[-1], images.device
+    levels = warp(images.float(), change.matrix.to(device, non_blocking=True), side).round()
     tables = exposure_table(levels.mean((1, 2, 3)), change)
     changed = tables.gather(1, levels.long().flatten(1)).view_as(levels)
     if change.noise:
@@ -87,14 +89,16 @@ def change_on_device(images: Tensor, change: Change) -> Tensor:
     return changed.byte()
 
 
-def warp(images: Tensor, matrix: Tensor) -> Tensor:
+def warp(images: Tensor, matrix: Tensor, side: int | None = None) -> Tensor:
     """Resample films by ``Change.matrix``; what comes from outside a film is 0.
 
     Args:
         images: (B, 1, S, S) float.
         matrix: (B, 2, 3) on the same device.
+        side: T; None keeps S.
     """
-    grid = F.affine_grid(_inverse(matrix), list(images.shape), align_corners=False)
+    size = [*images.shape[:2], *(side or s for s in images.shape[2:])]
+    grid = F.affine_grid(_inverse(matrix), size, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
@@ -119,12 +123,18 @@ def _inverse(matrix: Tensor) -> Tensor:
     return torch.cat([linear, -linear @ matrix[:, :, 2:]], 2)
 
 
-def _in_pixels(matrix: Tensor, side: int) -> NDArray[np.float64]:
-    """(B, 2, 3) from -1..1 at the film's edges to pixels counted from their centres, as OpenCV counts them."""
+def _in_pixels(matrix: Tensor, old: int, new: int) -> NDArray[np.float64]:
+    """(B, 2, 3) from -1..1 at the edges to pixels counted from their centres, as OpenCV counts them.
+
+    Args:
+        matrix: (B, 2, 3) from the new film to the old.
+        old: S.
+        new: T.
+    """
     given = matrix.double().numpy()
-    middle = np.full(2, (side - 1) / 2)
-    shift = given[:, :, 2] * side / 2 + middle - given[:, :, :2] @ middle
-    return np.concatenate([given[:, :, :2], shift[:, :, None]], 2)
+    linear = given[:, :, :2] * old / new
+    shift = given[:, :, 2] * old / 2 + np.full(2, (old - 1) / 2) - linear @ np.full(2, (new - 1) / 2)
+    return np.concatenate([linear, shift[:, :, None]], 2)
 
 
 @lru_cache(maxsize=2)

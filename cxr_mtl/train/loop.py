@@ -117,9 +117,8 @@ class Run:
             tree=config.model.tree,
             positives=positive_weights(self.study.train.labels[self.study.train.rows], config.loss.positives),
         ).to(device())
-        self.engine = Engine(
-            model, config.train, world, warm_cosine(config.train, self.batches // config.train.accumulate)
-        )
+        schedule = warm_cosine(config.train, self.batches // config.train.accumulate)
+        self.engine = Engine(model, config.train, world, schedule)
         with self.engine.whole_weights() as weights:
             self.mean = WeightMean(weights, config.train.ema)
         self.log = RunLog(config.folder) if self.main else None

@@ -18,9 +18,9 @@ from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.policy import learned_labels, measured_labels
 from cxr_mtl.data.split import check_patients
+from cxr_mtl.engine.packs import shared_pack
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
-from cxr_mtl.train.packs import shared_pack
 
 logger = logging.getLogger("cxr_mtl.train")
 

@@ -30,7 +30,7 @@ from cxr_mtl.data import pack
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.engine.distributed import ranks
 from cxr_mtl.errors import CxrError
-from cxr_mtl.train.packs import shared_pack
+from cxr_mtl.engine.packs import shared_pack
 decoded, plain = [], pack.read_image
 def read(path):
     decoded.append(path)

@@ -1,0 +1,1 @@
+"""Learning from films without labels. ``loop.py`` is the file to read first."""

@@ -1,0 +1,177 @@
+"""Whole pretraining runs in processes of their own: one rank, two, killed and resumed, collapsed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from cxr_mtl.bundle import load_bundle
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
+from cxr_mtl.data.sources import import_source
+from cxr_mtl.data.split import split_by_patient
+from cxr_mtl.data.synthetic import write_study_set
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+# Two ranks of one step after another; each tells what its teacher and its centre are.
+TEACHERS = """
+import hashlib, sys
+from cxr_mtl.config import load_config
+from cxr_mtl.engine.distributed import gather, ranks
+from cxr_mtl.pretrain.loop import Run
+with ranks() as (rank, world):
+    run = Run(load_config(sys.argv[1]), rank, world)
+    run.begin()
+    run.learn(0)
+    state = [*run.teacher.state_dict().values(), run.loss.center]
+    found = gather(hashlib.sha256(b"".join(t.numpy().tobytes() for t in state)).hexdigest())
+    if rank == 0:
+        print(world, *found, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrain")
+    write_study_set(folder / "films", 90, 0, 64)
+    manifest, _ = import_source("nih", folder / "films", ontology="nih14", seed=0)
+    save_manifest(manifest, folder / "films.parquet")
+    return folder
+
+
+def run_file(folder: Path, name: str, **pretrain: object) -> Path:
+    tree = {
+        "name": name,
+        "output": str(folder / "runs"),
+        "data": {"manifest": str(folder / "films.parquet"), "min_positives": 2},
+        "model": {"encoder": "test_convnext", "image_size": 64, "drop_path": 0.1},
+        "loss": {"boxes": 0},
+        "train": {"epochs": 3, "batch_size": 8, "warmup_epochs": 1},
+        "pretrain": {
+            "crops": {"small": 2, "small_size": 32},
+            "prototypes": 32,
+            "hidden": 32,
+            "bottleneck": 16,
+            "probe_every": 1,
+            "min_information": 0,
+            "min_rank": 0,
+            **pretrain,
+        },
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+def command(verb: str, *args: str) -> subprocess.CompletedProcess[str]:
+    full = [sys.executable, "-m", "cxr_mtl", verb, *args]
+    return subprocess.run(full, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def log(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs" / name / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> str:
+    done = command("pretrain", "-c", str(run_file(folder, "undisturbed")))
+    assert done.returncode == 0, done.stderr
+    return "undisturbed"
+
+
+def test_a_run_leaves_what_one_can_read(folder: Path, undisturbed: str) -> None:
+    run = folder / "runs" / undisturbed
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "split.csv", "log.jsonl", "checkpoints", "encoder.safetensors"
+    }  # fmt: skip
+    epochs = [entry for entry in log(folder, undisturbed) if entry["event"] == "epoch"]
+    assert [entry["epoch"] for entry in epochs] == [0, 1, 2, 3]
+    assert all(0 <= entry["auroc"] <= 1 for entry in epochs)
+    assert 0 <= epochs[0]["pixels_auroc"] <= 1
+
+
+def test_train_starts_from_the_encoder(folder: Path, undisturbed: str) -> None:
+    encoder = folder / "runs" / undisturbed / "encoder.safetensors"
+    settings = (f"model.weights={encoder}", "train.epochs=1", "train.lr=1e-12", "train.ema=0", "name=after")
+    done = command("train", "-c", str(folder / f"{undisturbed}.yaml"), *(x for s in settings for x in ("-s", s)))
+    assert done.returncode == 0, done.stderr
+    trained = load_bundle(folder / "runs" / "after" / "best").model.state_dict()
+    for name, given in load_file(encoder).items():
+        assert trained[f"encoder.net.{name}"].numpy() == pytest.approx(given, abs=1e-6)
+
+
+def test_killed_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, undisturbed: str) -> None:
+    file = str(run_file(folder, "killed"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cxr_mtl", "pretrain", "-c", file], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    lines = folder / "runs" / "killed" / "log.jsonl"
+    deadline = time.monotonic() + 300
+    while not (lines.exists() and '"step", "epoch": 2' in lines.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    other = command("pretrain", "-c", file, "--resume", "-s", "pretrain.prototypes=16")
+    assert other.returncode == 2
+    assert "was pretrained with pretrain.prototypes=32, this run has 16" in other.stderr
+    resumed = command("pretrain", "-c", file, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert log(folder, "killed") == log(folder, undisturbed)
+    mine, theirs = (load_file(folder / "runs" / n / "encoder.safetensors") for n in ("killed", undisturbed))
+    assert all((mine[name] == theirs[name]).all() for name in theirs)
+
+
+def test_two_ranks_have_one_teacher(folder: Path) -> None:
+    script = folder / "teachers.py"
+    script.write_text(TEACHERS)
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    full = [*launch, str(script), str(run_file(folder, "two"))]
+    done = subprocess.run(full, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    world, one, two = done.stdout.split()
+    assert (world, one) == ("2", two)
+
+
+def test_collapse_stops_the_run_with_one_line(folder: Path) -> None:
+    """A teacher so unsure that it says the same of every crop."""
+    file = run_file(folder, "collapsed", teacher_temperature=100, collapse_after=1, min_information=0.05)
+    done = command("pretrain", "-c", str(file))
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("CollapseError: Collapse after epoch 2: what the teacher says")
+    )
+    assert "Traceback" not in done.stderr
+    assert (folder / "runs" / "collapsed" / "checkpoints" / "latest").read_text() == "epoch0001"
+
+
+def test_what_will_not_do_is_one_line(folder: Path, undisturbed: str) -> None:
+    file = str(folder / f"{undisturbed}.yaml")
+    assert "holds a run already" in command("pretrain", "-c", file).stderr
+    whole = command("pretrain", "-c", file, "-s", "name=z", "-s", "train.zero_stage=3", "-s", "train.ema=0")
+    assert whole.returncode == 2
+    assert "ZeRO stage 3 has none" in whole.stderr
+    assert "no checkpoint to resume" in command("pretrain", "-c", file, "-s", "name=none", "--resume").stderr
+
+
+def test_a_probe_may_not_judge_by_films_learned_from(folder: Path, undisturbed: str) -> None:
+    other = folder / "other.parquet"
+    shares = {"train": 0.4, "val": 0.4, "test": 0.2}
+    save_manifest(split_by_patient(load_manifest(folder / "films.parquet"), shares, 5), other)
+    done = command(
+        "pretrain", "-c", str(folder / f"{undisturbed}.yaml"), "-s", "name=p", "-s", f"pretrain.probe={other}"
+    )
+    assert done.returncode == 2
+    assert "validation films of patients learned from" in done.stderr
