@@ -34,7 +34,7 @@ def ranks() -> Iterator[tuple[int, int]]:
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
-        # Without it gloo's threads sometimes abort the interpreter at exit. DeepSpeed remembers groups, so it has to end
+        # Without it gloo's threads sometimes abort the interpreter at exit. DeepSpeed remembers groups and must forget
         # them: a second run in this process would be given one that is no more.
         deepspeed = sys.modules.get("deepspeed.comm.comm")
         (deepspeed if deepspeed and deepspeed.cdb else dist).destroy_process_group()
