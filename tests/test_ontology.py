@@ -29,7 +29,7 @@ VINBIGDATA_WORDS = {
     *("Lung Opacity", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis"),
     "No finding",
 }
-DATASETS = {"nih", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "rsna", "kermany"}
+DATASETS = {"nih", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "rsna", "kermany", "folders"}
 
 
 def tree(ontology: Ontology) -> dict[str, set[str]]:
@@ -39,8 +39,8 @@ def tree(ontology: Ontology) -> dict[str, set[str]]:
 # --- what comes with the project --------------------------------------------------------------------------------------
 
 
-def test_four_ontologies_ship() -> None:
-    assert list_ontologies() == ["kermany", "lung10", "nih14", "thorax"]
+def test_five_ontologies_ship() -> None:
+    assert list_ontologies() == ["kermany", "lung10", "nih14", "six_classes", "thorax"]
 
 
 @pytest.mark.parametrize("name", list_ontologies())
