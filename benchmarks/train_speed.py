@@ -30,11 +30,13 @@ from typing import Any
 import torch
 from parts.train_rank import Job
 from parts.train_rivals import PACKAGES, installed, version_of
+from parts.train_settings import compare_settings
 
 ENGINE_LIMIT, HEADS_LIMIT, WAITING_LIMIT = 1.05, 1.60, 0.03
 ENGINES = ["our engine, ZeRO 0", "our engine, ZeRO 1", "our engine, ZeRO 2"]
 ZERO, DDP = ENGINES[0], "torch DDP"
 HEADS, EVERY, ONE = "three heads", "three heads, every film boxed", "one linear head"
+SETTINGS_OF = ("convnext_atto", "convnext_tiny", "swin_tiny_patch4_window7_224")
 OPTIONAL = {name: package for name, package in PACKAGES.items() if name != DDP}
 
 
@@ -42,11 +44,15 @@ def main() -> None:
     arguments = parse()
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
-    for world in worlds():
+    for world in arguments.ranks:
         for job in jobs(arguments):
             report(run(job, world), job, world, arguments.peak_tflops, rows, ratios)
+    if arguments.settings:
+        torch.set_num_threads(1)
+        for encoder in ["test_convnext"] if arguments.quick else SETTINGS_OF:
+            compare_settings(encoder, 64 if arguments.quick else 224, 2, 2 if arguments.quick else 10, rows, ratios)
     missing = [name for name in OPTIONAL if not installed(name)]
-    missing += ["a GPU"] * (not torch.cuda.is_available()) + ["two ranks"] * (len(worlds()) < 2)
+    missing += ["a GPU"] * (not torch.cuda.is_available()) + ["two ranks"] * (2 not in arguments.ranks)
     missing += ["waiting for films (--manifest)"] * (arguments.manifest is None)
     print(f"\nNot here, so not measured: {', '.join(missing) or 'nothing'}.")
     if arguments.json:
@@ -68,7 +74,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a toy network and two rounds: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--rounds", type=int, default=20, help="turns of each rival")
-    parser.add_argument("--batch", type=int, help="films a rank and step; 8 (convnext_tiny 6) on a CPU, 128 on a GPU")
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", default=worlds(), help="how many; 1 and 2 if there are GPUs enough"
+    )
+    parser.add_argument("--settings", action="store_true", help="also what train.channels_last and train.compile bring")
+    parser.add_argument("--batch", type=int, help="films a rank and step; 8 (convnext_tiny 3) on a CPU, 128 on a GPU")
     parser.add_argument("--manifest", type=Path, help="real films, to see how long the network waits for them")
     parser.add_argument("--peak-tflops", type=float, help="the GPU's bf16 peak, for model FLOPs utilisation")
     return parser.parse_args()
@@ -88,7 +98,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     if arguments.quick:
         return [Job("test_convnext", 64, 2, 2, 1, every | {EVERY: [ZERO]}, manifest)]
     gpu = torch.cuda.is_available()
-    atto, tiny = (arguments.batch or (128 if gpu else number) for number in (8, 6))
+    atto, tiny = (arguments.batch or (128 if gpu else number) for number in (8, 3))
     rounds, steps = arguments.rounds, 10 if gpu else 1
     return [
         Job("convnext_atto", 224, atto, rounds, steps, every, manifest),
