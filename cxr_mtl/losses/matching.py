@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import cast
 
 import torch
 from monai.data.box_utils import box_iou, boxes_center_distance
@@ -53,8 +54,8 @@ def match_anchors(boxes: Sequence[Tensor], anchors: Tensor, places: Sequence[int
 
 def _quality(boxes: Tensor, anchors: Tensor, places: Sequence[int], num_anchors: int) -> Tensor:
     """(K, N) overlap with the anchors that each of K boxes takes; -inf with the others."""
-    distance = boxes_center_distance(boxes, anchors)[0]
-    overlap = box_iou(boxes, anchors)
+    distance = cast("Tensor", boxes_center_distance(boxes, anchors)[0])
+    overlap = cast("Tensor", box_iou(boxes, anchors))
     nearest, start = [], 0
     for num in places:
         level = distance[:, start : start + num * num_anchors]
