@@ -223,9 +223,14 @@ def row(name: str, metric: str, values: list[float], unit: str) -> dict[str, Any
 
 
 def machine() -> dict[str, Any]:
-    here = {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    here: dict[str, Any] = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
     if torch.cuda.is_available():
         here |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+    # How glibc hands memory back decides some percent of a step on a CPU (docs/speed.md).
+    here |= {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
     return here
 
 
