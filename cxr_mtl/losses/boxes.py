@@ -1,41 +1,23 @@
-"""The box loss, on MONAI's RetinaNetDetector.  R films looked at, D findings, N anchors, K boxes.
+"""The box loss, as MONAI's RetinaNetDetector has it.  R films looked at, D findings, N anchors, K boxes, S sampled.
 
-MONAI brings the matcher (ATSS), the sampler of hard negatives, the box coder and both losses. Four things are ours:
-a finding that may be present unboxed is not background; the regression loss stays attached to the graph where a rank
-has no matched anchor (MONAI returns a constant, which stalls ZeRO); each film has a loss, and a seed for its sampled
-anchors, of its own, so that it costs the same whichever rank it is on; and boxes are xyxy, which MONAI takes as axis
-order xy as long as anchors and boxes agree.
+MONAI brings overlap, distance and box coder; which anchors count, ``matching`` says for all films at once. Three things
+are ours: a finding that may be present unboxed is not background; the regression loss stays attached to the graph where
+a rank has no matched anchor (MONAI returns a constant, which stalls ZeRO); and each film has a loss, and a seed for its
+sampled anchors, of its own, so that it costs the same whichever rank it is on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
-from monai.apps.detection.utils.anchor_utils import AnchorGenerator
+from monai.apps.detection.utils.box_coder import BoxCoder
 from torch import Tensor, nn
 
-BATCH_PER_IMAGE = 64  # anchors sampled of a film, a quarter of them matched ones at most
-POSITIVE_SHARE = 0.25
-ATSS_CANDIDATES = 4  # nearest anchors a level that a box may match, for each anchor shape
+from cxr_mtl.losses.matching import match_anchors, sample_anchors
 
-
-class _Shape(nn.Module):
-    """Tells MONAI's detector the sizes it asks of a network; the network itself is ours and never called here."""
-
-    spatial_dims = 2
-    size_divisible = 32
-    cls_key = "classification"
-    box_reg_key = "box_regression"
-
-    def __init__(self, num_classes: int, num_anchors: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.num_anchors = num_anchors
+BETA = 1 / 9  # where the regression loss turns from square to straight; MONAI's and torchvision's
 
 
 class BoxLoss(nn.Module):
@@ -43,17 +25,11 @@ class BoxLoss(nn.Module):
 
     def __init__(self, num_findings: int, anchors: Sequence[Tensor], num_anchors: int) -> None:
         super().__init__()
+        self.num_findings, self.num_anchors = num_findings, num_anchors
         self.places = [len(level) // num_anchors for level in anchors]
         self.anchors: Tensor
         self.register_buffer("anchors", torch.cat(list(anchors)), persistent=False)
-        # MONAI reads only the number of anchors a place from its generator; the anchors themselves are given below.
-        generator = AnchorGenerator(sizes=((8,) * num_anchors,), aspect_ratios=((1.0,),))
-        detector: Any = RetinaNetDetector(_Shape(num_findings, num_anchors), generator)
-        detector.set_atss_matcher(num_candidates=ATSS_CANDIDATES, center_in_gt=False)
-        detector.set_hard_negative_sampler(
-            batch_size_per_image=BATCH_PER_IMAGE, positive_fraction=POSITIVE_SHARE, min_neg=16, pool_size=10
-        )
-        self._detector = detector
+        self._coder = BoxCoder(weights=(1.0,) * 4)
 
     def forward(
         self,
@@ -78,29 +54,29 @@ class BoxLoss(nn.Module):
         Returns:
             () a differentiable 0 for no film.
         """
-        logits, deltas = logits.float(), deltas.float()
-        total = (logits.sum() + deltas.sum()) * 0
-        targets = [{"boxes": b, "labels": f} for b, f in zip(boxes, findings, strict=True)]
-        if not targets:
-            return total
-        matched = self._detector.compute_anchor_matched_idxs([self.anchors] * len(targets), targets, self.places)
-        for film, (target, match, seed) in enumerate(zip(targets, matched, seeds, strict=True)):
-            with _seeded(seed, logits.device):
-                sampled, truth = self._detector.get_cls_train_sample_per_image(logits[film], target, match)
-            # MONAI's own, less the findings that nobody vouches for.
-            known = (absent_known[film].expand_as(truth) | (truth > 0)).float()
-            loss = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none")
-            total = total + (loss * known).sum() / known.sum().clamp(min=1)
-            if (match >= 0).any():
-                total = total + self._detector.compute_box_loss(
-                    deltas[film : film + 1], [target], [self.anchors], [match]
-                )
-        return total
+        if not boxes:
+            return (logits.float().sum() + deltas.float().sum()) * 0
+        matched = match_anchors(boxes, self.anchors, self.places, self.num_anchors)
+        film, anchor = sample_anchors(logits.detach().float().amax(2), matched, seeds)
+        presence = self._presence(logits[film, anchor].float(), film, matched[film, anchor], findings, absent_known)
+        return presence + self._regression(deltas, torch.cat(list(boxes)), matched)
 
+    def _presence(
+        self, logits: Tensor, film: Tensor, box: Tensor, findings: Sequence[Tensor], absent_known: Tensor
+    ) -> Tensor:
+        """Cross-entropy of (S, D) sampled logits, the mean of each film, less the findings that nobody vouches for."""
+        # An anchor that shows nothing has box -1, and asks for a finding that no D has.
+        of_box = torch.cat([*findings, torch.full_like(film[:1], self.num_findings)])
+        truth = F.one_hot(of_box[box], self.num_findings + 1)[:, :-1].float()
+        known = (absent_known[film] | (truth > 0)).float()
+        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        total = loss.new_zeros(len(absent_known)).index_add(0, film, known.sum(1))
+        return (loss * known / total.clamp(min=1)[film, None]).sum()
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's random numbers from a seed, and from where they were afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    def _regression(self, deltas: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
+        """Smooth L1 of what matched anchors are off by, the mean of each film; (T, 4) boxes of all films."""
+        found = matched >= 0
+        film, anchor = found.nonzero(as_tuple=True)
+        wanted = self._coder.encode_single(boxes[matched[film, anchor]], self.anchors[anchor])
+        loss = F.smooth_l1_loss(deltas[film, anchor].float(), wanted, reduction="none", beta=BETA)
+        return (loss.mean(1) / found.sum(1)[film]).sum()

@@ -1,9 +1,9 @@
 """The box head: RetinaNet's towers over a feature pyramid, its anchors, and how logits become boxes.
 
 B batch, D findings that can have a box, A anchors at a place, N anchors of all levels, K boxes; boxes xyxy in the input
-frame, pixels. Training hands logits and anchors to MONAI's RetinaNetDetector (losses/boxes.py). Answering needs none of
-MONAI, whose import takes seconds: ``decode`` here is held to MONAI's own box coder and ``make_anchors`` to its anchor
-generator by tests.
+frame, pixels. Training hands logits and anchors to losses/boxes.py, which learns as MONAI's RetinaNetDetector does.
+Answering needs none of MONAI, whose import takes seconds: ``decode`` here is held to MONAI's own box coder and
+``make_anchors`` to its anchor generator by tests.
 """
 
 from __future__ import annotations

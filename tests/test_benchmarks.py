@@ -1,0 +1,75 @@
+"""The benchmarks that need no films run, and write what they print."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cxr_mtl.engine.distributed import ranks
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+def test_train_speed_runs(tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    command = [sys.executable, "benchmarks/train_speed.py", "--quick", "--ranks", "2", "--json", str(file)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(file.read_text())
+    assert {"benchmark", "machine", "versions", "rows", "ratios"} == found.keys()
+    assert all(row["value"] > 0 and row["low"] <= row["value"] <= row["high"] for row in found["rows"])
+    names = {row["name"] for row in found["rows"]}
+    for rival in ("torch DDP", "accelerate", "Lightning Fabric", "our engine, ZeRO 0"):
+        assert f"one linear head, {rival}, test_convnext, 64 px, 2 ranks" in names
+    assert "the engine over DDP, three heads, test_convnext, 64 px, 2 ranks: CPU" in found["ratios"]
+    assert "the engine over DDP, three heads" in done.stdout
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks" / "parts"))
+    return importlib.import_module("train_rivals")
+
+
+def test_drawn_films_have_boxes_inside_them(parts: Any) -> None:
+    films = parts.draw_films(64, 12, 1 / 3)
+    assert films.has_boxes.sum() == 4
+    assert [len(b) > 0 for b in films.boxes] == films.has_boxes.tolist()
+    boxes = torch.cat(films.boxes)
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert boxes.min() >= 0
+    assert boxes.max() <= 64
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the rivals
+def test_rivals_do_the_same_work(parts: Any) -> None:
+    """From the same weights, on the same batches, all come to the same losses: nobody saves a step, or the clipping."""
+    losses: dict[str, list[float]] = {}
+    with ranks() as (rank, world):
+        task = parts.make_tasks("test_convnext", 64, 3, 2, rank, world)["one linear head"]
+        for name in (*parts.MAKERS, "our engine, ZeRO 0", "our engine, ZeRO 1"):
+            seen: list[float] = losses.setdefault(name, [])
+
+            def loss(answer: Any, batch: Any, seen: list[float] = seen) -> torch.Tensor:
+                value: torch.Tensor = task.loss(answer, batch)
+                seen.append(value.item())
+                return value
+
+            (rival,) = parts.make_rivals(replace(task, loss=loss), [name], world)
+            for turn in range(8):
+                torch.manual_seed(turn)  # of dropped paths
+                rival.step(task.batches[turn % 2])
+    ddp = losses["torch DDP"]
+    assert ddp[-1] < ddp[0]
+    for name, values in losses.items():
+        assert values == pytest.approx(ddp, rel=2e-3), name
