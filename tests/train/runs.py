@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +21,18 @@ from cxr_mtl.data.manifest_file import save_manifest
 from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.synthetic import write_study_set
 
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 ALONE = (sys.executable, "-m", "cxr_mtl")
-TORCHRUN = ("torchrun", "--nproc_per_node", "2", "--master_port", "0", "--module", "cxr_mtl")
-DEEPSPEED = ("deepspeed", "--num_gpus", "2", "--module", "cxr_mtl")
-PATIENCE = 500  # seconds that a run may take on a busy machine
+TORCHRUN = ("torchrun", "--standalone", "--nproc_per_node", "2", "--module", "cxr_mtl")
+DEEPSPEED = ("deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), "--module", "cxr_mtl")
+PATIENCE = 300  # seconds that a run may take on a busy machine
 
 
 def draw_films(folder: Path) -> Path:

@@ -24,7 +24,7 @@ from runs import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-DISTURBED = ("torchrun", "--nproc_per_node", "2", "--master_port", "0", str(Path(__file__).with_name("disturbed.py")))
+DISTURBED = (*TORCHRUN[:-2], str(Path(__file__).with_name("disturbed.py")))
 
 
 @pytest.fixture(scope="module")

@@ -74,9 +74,10 @@ def network() -> MultiTaskModel:
 
 
 def films(rank: int, step: int, silent: str) -> Batch:
-    """Two films of a rank; the second rank's lack boxes, labels or both."""
+    """Two films of a rank; the second rank's lack boxes, labels or both. One rank alone has boxes: two would each
+    draw other negative anchors than one process does."""
     draw = torch.Generator().manual_seed(10 * step + rank)
-    boxed = rank == 0 or silent == "labels"
+    boxed = (rank == 1) == (silent == "labels")
     labels = torch.tensor([[1.0, 0.0, NAN], [0.0, NAN, 1.0]])
     box = torch.tensor([[8.0, 8.0, 40.0, 40.0]])
     return Batch(
@@ -95,8 +96,9 @@ def joined(a: Batch, b: Batch) -> Batch:
     return Batch(**{n: torch.cat([x, y]) if isinstance(x, Tensor) else [*x, *y] for n, (x, y) in pairs.items()})
 
 
-def apart(model: nn.Module, other: dict[str, Tensor]) -> float:
-    return max(float((p - other[name]).abs().max()) for name, p in model.state_dict().items())
+def apart(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    """Length of the difference."""
+    return float(torch.stack([(value - others[name]).square().sum() for name, value in weights.items()]).sum().sqrt())
 
 
 def silent(folder: Path, rank: int, world: int) -> None:
@@ -123,7 +125,8 @@ def silent(folder: Path, rank: int, world: int) -> None:
                 first = {name: value.clone() for name, value in weights.items()}
                 for value in first.values():
                     dist.broadcast(value, 0)
-                told = gather((apart(engine.module, first), apart(reference, dict(weights))))
+                way = apart(reference.state_dict(), network().state_dict())
+                told = gather((apart(weights, first), apart(weights, reference.state_dict()) / way))
             if rank == 0:
                 tell(kind=kind, stage=stage, ranks=max(t[0] for t in told), reference=max(t[1] for t in told))
 
