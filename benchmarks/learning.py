@@ -68,7 +68,7 @@ def parse() -> argparse.Namespace:
         "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help="some of the arms"
     )
     parser.add_argument("--starts", type=int, default=3, help="random starts of each arm")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
     parser.add_argument("--encoder", type=Path, help="encoder.safetensors of `cxr-mtl pretrain` for the arm DINO")
     parser.add_argument("--encoder-name", help="another encoder than the small one, such as convnext_tiny")

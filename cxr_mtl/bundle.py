@@ -31,13 +31,8 @@ from cxr_mtl.model.multitask import MEAN, SPREAD, MultiTaskModel, make_model
 from cxr_mtl.ontology import Ontology
 
 SCHEMA = "cxr-mtl.bundle/1"
-WEIGHTS, DESCRIPTION, SPLIT, RESULTS, CARD = (
-    "weights.safetensors",
-    "bundle.yaml",
-    "split.csv",
-    "results.json",
-    "model_card.md",
-)
+WEIGHTS, DESCRIPTION = "weights.safetensors", "bundle.yaml"
+SPLIT, RESULTS, CARD = "split.csv", "results.json", "model_card.md"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pydicom", "pillow")
 
 

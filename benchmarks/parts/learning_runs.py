@@ -31,7 +31,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "half the leaves, flat": {"data.manifest": "half.parquet", "model.tree": "flat"},
     "a fifth of the leaves": {"data.manifest": "fifth.parquet"},
     "a fifth of the leaves, flat": {"data.manifest": "fifth.parquet", "model.tree": "flat"},
-    "DenseNet-121": FINDINGS_ALONE | {"model.encoder": "densenet121", "model.encoder_args": {}},
+    "DenseNet-121": FINDINGS_ALONE | {"model.encoder": "densenet121", "model.encoder_args": {}, "model.drop_path": 0},
     "EfficientNet-Lite0": LITE,
     "EfficientNet-Lite0, ImageNet": LITE | {"model.weights": "IMAGENET"},
     "uncertainty weights": {"loss.balance": "uncertainty"},
