@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cxr_mtl.config import TrainConfig
 from cxr_mtl.engine.checkpoint import PART, publish
 from cxr_mtl.engine.distributed import device, gather, share_statistics, together
-from cxr_mtl.engine.optimize import make_groups, prepare
+from cxr_mtl.engine.optimize import channels_last, make_groups, prepare
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import CheckpointError, EngineError
 
@@ -93,7 +93,7 @@ class Engine:
         return float(self._engine.get_lr()[0])
 
     def __call__(self, *args: Any) -> Any:
-        return self._engine(*(_channels_last(a) if self._channels_last else a for a in args))
+        return self._engine(*(channels_last(a) if self._channels_last else a for a in args))
 
     def backward_and_step(self, loss: Tensor) -> bool:
         """Accumulate a loss; True where this completed an optimizer step."""
@@ -220,14 +220,3 @@ def _make_empty(folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
-
-
-def _channels_last(value: Any) -> Any:
-    """Films with the numbers of a pixel beside each other, which the layers after them keep up.
-
-    With one channel both orders are the same in memory, so torch takes such a tensor for one of the usual order unless
-    it was made in the other.
-    """
-    if not isinstance(value, Tensor) or value.ndim != 4:
-        return value
-    return torch.empty_like(value, memory_format=torch.channels_last).copy_(value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from timm.optim._param_groups import param_groups_layer_decay
-from torch import nn
+from torch import Tensor, nn
 
 from cxr_mtl.config import TrainConfig
 from cxr_mtl.model.encoder import Encoder
@@ -59,3 +60,14 @@ def prepare(model: nn.Module, config: TrainConfig) -> None:
             cast("Any", encoder.net).set_grad_checkpointing(True)
         if config.compile:
             encoder.compile()
+
+
+def channels_last(value: Any) -> Any:
+    """Films with the numbers of a pixel beside each other, an order that the layers after them keep; else the same.
+
+    With one channel both orders are the same in memory, so torch takes such a tensor for one of the usual order unless
+    it was made in the other.
+    """
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return value
+    return torch.empty_like(value, memory_format=torch.channels_last).copy_(value)

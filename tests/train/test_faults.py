@@ -62,11 +62,10 @@ def test_full_disk_and_then_a_damaged_checkpoint(folder: Path, two: Path) -> Non
     assert [e["epoch"] for e in log(folder, "two") if e["event"] == "epoch"] == [1, 2, 3]
 
 
-def test_full_disk_under_the_bundle(folder: Path) -> None:
+def test_full_disk_under_the_bundle(folder: Path, two: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
 
-    train("-c", str(run_file(folder, "small", epochs=1)), "-s", "name=packed")  # decodes the films
     code, told = finish(start("-c", str(run_file(folder, "small", epochs=1)), before=limit))
     assert code == 2
     (line,) = told

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from timm.optim import param_groups_layer_decay
+from torch import nn
 
 from cxr_mtl.config import ModelConfig, TrainConfig
-from cxr_mtl.engine.optimize import make_groups, prepare
+from cxr_mtl.engine.optimize import channels_last, make_groups, prepare
 from cxr_mtl.model.multitask import MultiTaskModel, make_model
 
 
@@ -59,3 +61,29 @@ def test_compiling_renames_no_weight() -> None:
     names = list(model.state_dict())
     prepare(model, TrainConfig(compile=True, checkpoint_activations=True))
     assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize(("encoder", "before"), [("test_convnext", None), ("resnet18", 0)])
+def test_channels_last_reaches_every_convolution(encoder: str, before: int | None) -> None:
+    """Also through the one channel of a film, of which torch cannot tell in which order it lies."""
+    model = network(encoder).eval()
+    images = torch.randn(2, 1, 64, 64)
+    counts = [count_last(model, films) for films in (images, channels_last(images))]
+    assert before is None or counts[0][0] == before
+    assert counts[1][0] == counts[1][1]
+    assert torch.equal(channels_last(images), images)
+
+
+def count_last(model: MultiTaskModel, images: torch.Tensor) -> tuple[int, int]:
+    """Convolutions whose outputs lie with their channels last, and all of them."""
+    found: list[bool] = []
+
+    def look(module: nn.Module, given: object, out: torch.Tensor) -> None:
+        found.append(out.is_contiguous(memory_format=torch.channels_last))
+
+    hooks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(found), len(found)

@@ -67,15 +67,18 @@ def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize(("stage", "launcher"), [(0, DEEPSPEED), (2, TORCHRUN)])
-def test_killed_at_any_step_ends_where_the_quiet_run_ended(folder: Path, stage: int, launcher: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("stage", "launcher", "layer_decay"), [(0, DEEPSPEED, 1.0), (2, TORCHRUN, 0.75)])
+def test_killed_at_any_step_ends_where_the_quiet_run_ended(
+    folder: Path, stage: int, launcher: tuple[str, ...], layer_decay: float
+) -> None:
     quiet, killed = f"quiet{stage}", f"killed{stage}"
-    train("-c", str(run_file(folder, quiet, zero_stage=stage)), launcher=launcher)
+    how = {"zero_stage": stage, "layer_decay": layer_decay}
+    train("-c", str(run_file(folder, quiet, **how)), launcher=launcher)
     seed = int(os.environ.get("SEED", random.randrange(1000)))
     draw = random.Random(seed)
     first, second = draw.choice([7, 8, 9, 10]), draw.choice([12, 13, 14, 15])
     sys.stdout.write(f"SEED={seed}: killed before the steps {first} and {second} of 15, five an epoch\n")
-    file = str(run_file(folder, killed, zero_stage=stage))
+    file = str(run_file(folder, killed, **how))
     kill_before(first, folder, "-c", file, launcher=launcher)
     steps = ("-s", "train.checkpoint_steps=1")
     kill_before(second, folder, "-c", file, "--resume", *steps, launcher=launcher)

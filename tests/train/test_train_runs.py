@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: one rank, two nodes. Killed ones: test_resume.py and test_faults.py."""
+"""Whole runs in processes of their own: one rank, and two nodes. Disturbed ones are in test_resume and test_faults."""
 
 from __future__ import annotations
 
