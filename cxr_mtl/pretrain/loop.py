@@ -114,7 +114,7 @@ class Run:
         schedule = warm_cosine(config.train, self.batches // config.train.accumulate)
         self.engine = Engine(self.student, config.train, world, schedule)
         self.log: Log | None = None
-        self.information = math.nan
+        self.information = self.agreement = math.nan  # of the last epoch's steps
 
     def begin(self) -> int:
         """Make the run folder and look at the films with random weights; gives the first epoch."""
@@ -157,7 +157,7 @@ class Run:
             rank=self.rank,
             world=self.world,
         )
-        started, said = time.monotonic(), []
+        started, said = time.monotonic(), []  # information and agreement of each step
         title = f"epoch {epoch + 1}/{config.train.epochs}"
         with (
             tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar,
@@ -165,13 +165,13 @@ class Run:
         ):
             for done, batch in zip(range(1, self.batches + 1), batches, strict=False):
                 figures = self._step(batch, epoch)
-                said.append(figures["information"])
+                said.append((figures["information"], figures["agreement"]))
                 pace = done * self.micro_batch * self.world / (time.monotonic() - started)
-                bar.set_postfix_str(f"loss {figures['loss']:.3f} information {said[-1]:.3f} {pace:.0f} images/s")
+                bar.set_postfix_str(f"loss {figures['loss']:.3f} information {said[-1][0]:.3f} {pace:.0f} images/s")
                 bar.update()
                 if self.log:
                     self.log.write("step", epoch + 1, step=self.engine.steps, lr=self.engine.lr, **figures)
-        self.information = float(np.mean(said))
+        self.information, self.agreement = np.mean(said, axis=0).tolist()
 
     def keep(self, epoch: int) -> None:
         """Stop where the teacher has collapsed; otherwise write its encoder and a checkpoint."""
@@ -196,9 +196,9 @@ class Run:
         shown = self._features_of(self.films.shown)
         rank = gather(effective_rank(torch.from_numpy(shown)))[0]
         text = f"effective rank {rank:.1f}"
-        figures = {"information": self.information, "rank": rank}
+        figures = {"information": self.information, "agreement": self.agreement, "rank": rank}
         if epochs:
-            text = f"information {self.information:.3f}, {text}"
+            text = f"information {self.information:.3f}, agreement {self.agreement:.3f}, {text}"
         if due and (probe := self.films.probe):
             known, judged = self._features_of(probe.known), self._features_of(probe.judged)
             figures["auroc"] = probe.score(known, judged, self.settings.neighbours)
@@ -249,6 +249,7 @@ class Run:
             "entropy": seen.entropy,
             "mean_entropy": seen.mean_entropy,
             "information": seen.information,
+            "agreement": seen.agreement(float(mean[1])),
         }
 
     def _features_of(self, films: Examples) -> Floats:

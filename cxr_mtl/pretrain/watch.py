@@ -41,6 +41,14 @@ class Watch:
         """What an output says of its crop, as a share of the most it could; 0 is collapse of either kind."""
         return (self.mean_entropy - self.entropy) / self.most
 
+    def agreement(self, loss: float) -> float:
+        """How much of it the student can tell from another crop of the same film, at least; what is learned is here.
+
+        Args:
+            loss: cross-entropy of the student's outputs to the teacher's, nats.
+        """
+        return (self.mean_entropy - loss) / self.most
+
 
 def sureness(p: Tensor) -> Tensor:
     """(B, K) outputs to (K + 1,): their mean and, last, their mean entropy; the mean of ranks' is that of all."""

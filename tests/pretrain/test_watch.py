@@ -29,6 +29,12 @@ def test_what_the_figures_say(p: torch.Tensor, own: float, of_mean: float, infor
     assert seen.information == pytest.approx(information, abs=1e-6)
 
 
+def test_a_student_that_knows_the_teacher_agrees_on_all_and_one_that_guesses_on_nothing() -> None:
+    seen = watch(sureness(HEALTHY), len(HEALTHY))
+    assert seen.agreement(loss=0.0) == pytest.approx(1)
+    assert seen.agreement(loss=math.log(K)) == pytest.approx(0, abs=1e-6)
+
+
 def test_entropy_is_torchs() -> None:
     p = torch.softmax(torch.randn(5, K, generator=torch.Generator().manual_seed(0)), 1)
     assert torch.allclose(entropy(p), torch.distributions.Categorical(probs=p).entropy(), atol=1e-6)
