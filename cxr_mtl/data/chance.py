@@ -28,3 +28,8 @@ def film_numbers(rows: NDArray[np.int64], draws: int, *, seed: int, epoch: int, 
         generator.random(out=numbers[film])
         at = (row + 1) * draws
     return numbers
+
+
+def seed_of(*parts: int) -> int:
+    """One seed, 0 to 2**32 - 1, from several numbers; numbers that differ in one place give seeds that share nothing."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -22,7 +22,7 @@ from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack
 from cxr_mtl.data.sampling import epoch_draw
-from cxr_mtl.errors import DataError
+from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.types import Batch, Box
 
 AS_THEY_COME = SamplingConfig()
@@ -161,9 +161,24 @@ def train_batches(
         yield examples.batch(order[first + rank : first + together : world], step)
 
 
-def num_batches(examples: Examples, batch_size: int, world: int = 1) -> int:
-    """Of one epoch, for each rank."""
-    return len(examples) // (batch_size * world)
+def share_out(examples: Examples, batch_size: int, accumulate: int = 1, world: int = 1) -> tuple[int, int]:
+    """How an epoch is shared: films of a rank's forward pass, and forward passes of each rank.
+
+    Whole optimizer steps only: a rest of forward passes would leak into the next epoch.
+
+    Args:
+        examples: of the training split.
+        batch_size: films of an optimizer step, over all ranks and forward passes.
+        accumulate: forward passes of an optimizer step.
+        world: ranks.
+
+    Raises:
+        ConfigError: there are too few films for one step.
+    """
+    steps = len(examples) // batch_size
+    if not steps:
+        raise ConfigError(f"train.batch_size: {batch_size} is more than the {len(examples)} training films.")
+    return batch_size // (world * accumulate), steps * accumulate
 
 
 def eval_batches(examples: Examples, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:

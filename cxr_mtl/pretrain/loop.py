@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxr_mtl.config import PretrainConfig, RunConfig, save_config
-from cxr_mtl.data.loader import Examples, num_batches, prefetch, train_batches
+from cxr_mtl.data.chance import seed_of
+from cxr_mtl.data.loader import Examples, prefetch, share_out, train_batches
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.split_file import save_split
 from cxr_mtl.engine.checkpoint import latest_tag
@@ -91,14 +92,9 @@ class Run:
         if config.train.zero_stage == 3:
             raise ConfigError("train.zero_stage: the teacher follows whole weights; ZeRO stage 3 has none, so take 1.")
         self.films = make_films(config, main=self.main)
-        self.micro_batch = config.train.batch_size // (world * config.train.accumulate)
-        batches = num_batches(self.films.train, self.micro_batch, world)
-        self.batches = batches - batches % config.train.accumulate
-        if not self.batches:
-            raise ConfigError(
-                f"train.batch_size: {config.train.batch_size} is more than the {len(self.films.train)} training films."
-            )
-        torch.manual_seed(config.seed)
+        steps = config.train
+        self.micro_batch, self.batches = share_out(self.films.train, steps.batch_size, steps.accumulate, world)
+        torch.manualseed_of(config.seed)
         self.student, self.teacher = make_pair(config.model, self.settings)
         self.teacher.to(device())
         from lightly.loss import DINOLoss, KoLeoLoss  # seconds to import
@@ -146,7 +142,7 @@ class Run:
     def learn(self, epoch: int) -> None:
         """One epoch of steps."""
         config = self.config
-        torch.manual_seed(_seed(config.seed, epoch, self.rank))  # drop path
+        torch.manual_seed(seed_of(config.seed, epoch, self.rank))  # drop path
         self.engine.train_mode()
         self.student.head_learns = epoch >= self.settings.freeze_head_epochs
         order = train_batches(
@@ -270,7 +266,3 @@ class Run:
         from lightly.utils.scheduler import cosine_schedule
 
         return float(cosine_schedule(min(step, self._steps()), self._steps(), self.settings.teacher_momentum, 1.0))
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -15,7 +15,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -23,7 +22,8 @@ from cxr_mtl.bundle import CARD, SPLIT, save_bundle
 from cxr_mtl.card import model_card
 from cxr_mtl.config import RunConfig, save_config
 from cxr_mtl.data.augment import augment
-from cxr_mtl.data.loader import num_batches, prefetch, train_batches
+from cxr_mtl.data.chance import seed_of
+from cxr_mtl.data.loader import prefetch, share_out, train_batches
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.split_file import split_text
 from cxr_mtl.engine.checkpoint import latest_tag
@@ -85,15 +85,9 @@ class Run:
         self.main = rank == 0
         deepspeed_settings(config.train, world)  # refuse what cannot be shared out before films are decoded
         self.study = make_study(config, main=self.main)
-        self.micro_batch = config.train.batch_size // (world * config.train.accumulate)
-        batches = num_batches(self.study.train, self.micro_batch, world)
-        # Whole optimizer steps only: a rest of forward passes would leak into the next epoch.
-        self.batches = batches - batches % config.train.accumulate
-        if not self.batches:
-            raise ConfigError(
-                f"train.batch_size: {config.train.batch_size} is more than the {len(self.study.train)} training films."
-            )
-        torch.manual_seed(config.seed)
+        settings = config.train
+        self.micro_batch, self.batches = share_out(self.study.train, settings.batch_size, settings.accumulate, world)
+        torch.manualseed_of(config.seed)
         model = make_model(
             config.model,
             len(self.study.manifest.ontology.names),
@@ -177,13 +171,13 @@ class Run:
             sampling=config.train.sampling,
             start=done,
         )
-        anchors = _seed(config.seed, epoch)
+        anchors = seed_of(config.seed, epoch)
         conditional = epoch < config.loss.conditional * config.train.epochs
         with meter.epoch(epoch, done), closing(prefetch(order, pin=device().type == "cuda")) as batches:
             for number in range(done, self.batches):
                 with meter.waiting():
                     batch = next(batches)
-                torch.manual_seed(_seed(config.seed, epoch, number, self.rank))  # drop path and dropout
+                torch.manual_seed(seed_of(config.seed, epoch, number, self.rank))  # drop path and dropout
                 batch = augment(batch, config.augment, seed=config.seed, epoch=epoch, device=device())
                 batch = _to(batch, device())
                 step = engine.steps + 1
@@ -279,10 +273,6 @@ def _set_priors(model: MultiTaskModel, study: Study) -> None:
     labels = study.train.labels[study.train.rows]
     for head, bias in zip((model.findings, model.hierarchy), prior_logits(labels, study.parents), strict=True):
         head.linear.bias.data.copy_(torch.from_numpy(bias))
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def _to(batch: Any, target: torch.device) -> Any:

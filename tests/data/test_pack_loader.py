@@ -17,14 +17,14 @@ from cxr_mtl.data.loader import (
     Examples,
     eval_batches,
     make_examples,
-    num_batches,
     prefetch,
+    share_out,
     train_batches,
 )
 from cxr_mtl.data.manifest import Manifest, make_manifest
 from cxr_mtl.data.pack import Pack, make_pack
 from cxr_mtl.data.policy import measured_labels
-from cxr_mtl.errors import DataError
+from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import load_ontology
 from cxr_mtl.types import Batch, Box, Record
 
@@ -115,7 +115,11 @@ def test_two_ranks_see_what_one_sees(examples: Examples) -> None:
     one = [set(b.index.tolist()) for b in train_batches(examples, batch_size=4, seed=1, epoch=3)]
     two = [list(train_batches(examples, batch_size=2, seed=1, epoch=3, rank=r, world=2)) for r in (0, 1)]
     assert one == [set(a.index.tolist()) | set(b.index.tolist()) for a, b in zip(*two, strict=True)]
-    assert num_batches(examples, 4) == num_batches(examples, 2, 2) == 1
+    assert share_out(examples, 4) == (4, 1)
+    assert share_out(examples, 4, world=2) == (2, 1)
+    assert share_out(examples, 4, accumulate=2) == (2, 2)
+    with pytest.raises(ConfigError, match=r"train.batch_size: 8 is more than the 7 training films\."):
+        share_out(examples, 8)
 
 
 def test_epochs_differ_and_repeat(examples: Examples) -> None:
