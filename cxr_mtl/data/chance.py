@@ -31,5 +31,5 @@ def film_numbers(rows: NDArray[np.int64], draws: int, *, seed: int, epoch: int, 
 
 
 def seed_of(*parts: int) -> int:
-    """One seed, 0 to 2**32 - 1, from several numbers; numbers that differ in one place give seeds that share nothing."""
+    """One seed, 0 to 2**32 - 1, from several numbers; any other number in any place gives quite another seed."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])

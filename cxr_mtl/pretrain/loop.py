@@ -94,7 +94,7 @@ class Run:
         self.films = make_films(config, main=self.main)
         steps = config.train
         self.micro_batch, self.batches = share_out(self.films.train, steps.batch_size, steps.accumulate, world)
-        torch.manualseed_of(config.seed)
+        torch.manual_seed(config.seed)
         self.student, self.teacher = make_pair(config.model, self.settings)
         self.teacher.to(device())
         from lightly.loss import DINOLoss, KoLeoLoss  # seconds to import

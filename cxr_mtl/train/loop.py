@@ -87,7 +87,7 @@ class Run:
         self.study = make_study(config, main=self.main)
         settings = config.train
         self.micro_batch, self.batches = share_out(self.study.train, settings.batch_size, settings.accumulate, world)
-        torch.manualseed_of(config.seed)
+        torch.manual_seed(config.seed)
         model = make_model(
             config.model,
             len(self.study.manifest.ontology.names),
