@@ -49,8 +49,9 @@ def main() -> None:
             report(run(job, world), job, world, arguments.peak_tflops, rows, ratios)
     if arguments.settings:
         torch.set_num_threads(1)
-        for encoder in ["test_convnext"] if arguments.quick else SETTINGS_OF:
-            compare_settings(encoder, 64 if arguments.quick else 224, 2, 2 if arguments.quick else 10, rows, ratios)
+        side, films, rounds = (64, 2, 2) if arguments.quick else (224, 2, 10)
+        for encoder in ("test_convnext",) if arguments.quick else SETTINGS_OF:
+            compare_settings(encoder, side, films, rounds, rows, ratios, compile_too=arguments.compile)
     missing = [name for name in OPTIONAL if not installed(name)]
     missing += ["a GPU"] * (not torch.cuda.is_available()) + ["two ranks"] * (2 not in arguments.ranks)
     missing += ["waiting for films (--manifest)"] * (arguments.manifest is None)
@@ -77,7 +78,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--ranks", type=int, nargs="+", default=worlds(), help="how many; 1 and 2 if there are GPUs enough"
     )
-    parser.add_argument("--settings", action="store_true", help="also what train.channels_last and train.compile bring")
+    parser.add_argument("--settings", action="store_true", help="also what train.channels_last brings")
+    parser.add_argument("--compile", action="store_true", help="with --settings, also train.compile: minutes a network")
     parser.add_argument("--batch", type=int, help="films a rank and step; 8 (convnext_tiny 3) on a CPU, 128 on a GPU")
     parser.add_argument("--manifest", type=Path, help="real films, to see how long the network waits for them")
     parser.add_argument("--peak-tflops", type=float, help="the GPU's bf16 peak, for model FLOPs utilisation")

@@ -17,7 +17,14 @@ LAYOUTS = {"as it comes": torch.contiguous_format, "channels_last": torch.channe
 
 
 def compare_settings(
-    encoder: str, side: int, batch: int, rounds: int, rows: list[dict[str, Any]], ratios: dict[str, float]
+    encoder: str,
+    side: int,
+    batch: int,
+    rounds: int,
+    rows: list[dict[str, Any]],
+    ratios: dict[str, float],
+    *,
+    compile_too: bool,
 ) -> None:
     """Time every setting: CPU seconds of one thread, or a GPU's by the clock; adds to ``rows`` and ``ratios``.
 
@@ -27,7 +34,7 @@ def compare_settings(
     clock = time.perf_counter if to.type == "cuda" else time.process_time
     steps: dict[str, Callable[[], None]] = {}
     started: dict[str, float] = {}
-    for compiled in (False, True):
+    for compiled in (False, True)[: 1 + compile_too]:
         for layout, memory in LAYOUTS.items():
             name = layout if not compiled else "compile" if layout == "as it comes" else f"compile, {layout}"
             torch.manual_seed(0)
