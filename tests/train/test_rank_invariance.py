@@ -46,7 +46,9 @@ def losses(folder: Path, name: str, *, ranks: int, loss: dict[str, object], **tr
     }
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(tree))
-    start = ["-m"] if ranks == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "-m"]
+    start = (
+        ["-m"] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"]
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, "cxr_mtl", "train", "-c", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
