@@ -18,6 +18,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from cxr_mtl.engine.memory import keep_memory
 from cxr_mtl.errors import CxrError, EngineError
 
 Answer = TypeVar("Answer")
@@ -36,6 +37,7 @@ def ranks() -> Iterator[tuple[int, int]]:
     # DeepSpeed probes for accelerators on import and logs what it did not find; say it instead.
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        keep_memory()
     alone = "RANK" not in os.environ
     if alone:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
