@@ -19,6 +19,7 @@ RUN_ELSEWHERE = {
     "cxr-mtl data curate": "tests/test_cli_data.py",
     "cxr-mtl data doctor": "tests/test_line.py",
     "cxr-mtl train -c": "tests/test_line.py",
+    "cxr-mtl pretrain -c": "tests/pretrain/test_pretrain_runs.py",
     "cxr-mtl evaluate": "tests/test_line.py",
     "cxr-mtl package": "tests/test_line.py",
     "cxr-mtl serve": "tests/test_line.py",
@@ -30,7 +31,9 @@ RUN_ELSEWHERE = {
 
 def commands() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    return [line.removeprefix(".venv/bin/") for block in blocks for line in block.splitlines() if line]
+    return [
+        line.removeprefix(".venv/bin/") for block in blocks for line in block.replace("\\\n", "").splitlines() if line
+    ]
 
 
 def test_every_command_is_run_somewhere() -> None:
