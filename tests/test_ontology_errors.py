@@ -191,7 +191,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert message_of(tmp_path).startswith(f"{tmp_path}: Is a directory.")
     with pytest.raises(ConfigError, match=r"^there is no ontology 'thorx'\. Did you mean 'thorax'\?$"):
         load_ontology("thorx")
-    with pytest.raises(ConfigError, match=r"Known: kermany, lung10, nih14, thorax; or give the path"):
+    with pytest.raises(ConfigError, match=r"Known: kermany, lung10, nih14, six_classes, thorax; or give the path"):
         load_ontology("zzzz")
     with pytest.raises(ConfigError, match="no ontology ''"):
         load_ontology("")

@@ -34,6 +34,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "DenseNet-121": FINDINGS_ALONE | {"model.encoder": "densenet121", "model.encoder_args": {}, "model.drop_path": 0},
     "EfficientNet-Lite0": LITE,
     "EfficientNet-Lite0, ImageNet": LITE | {"model.weights": "IMAGENET"},
+    "attention, no boxes, ImageNet": LITE
+    | {"model.weights": "IMAGENET", "model.pooling": "attention", "loss.boxes": 0},
     "uncertainty weights": {"loss.balance": "uncertainty"},
     "asymmetric loss": {"loss.kind": "asymmetric"},
     "five looks": {"model.views": 5},

@@ -368,6 +368,7 @@ NIH_AFTER_V2020 = {
 }
 
 
+@pytest.mark.slow
 def test_lung10_of_all_of_nih(real_tables: Path) -> None:
     """Exact before the rule on age; after it the corrected table's ages differ by a year here and there."""
     data = load_config("lung10_nih").data

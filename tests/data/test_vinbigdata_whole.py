@@ -62,7 +62,7 @@ def positives(found: Found, word: str) -> int:
     return int((found.stated[:, THORAX.index(name)] == 1).sum())
 
 
-@pytest.mark.parametrize("readers", ["any", "majority", "fusion"])
+@pytest.mark.parametrize("readers", ["any", *(pytest.param(r, marks=pytest.mark.slow) for r in ("majority", "fusion"))])
 def test_the_whole_table_has_the_known_counts(readers: str) -> None:
     found, tally = whole(readers)
     assert (len(found.rows), found.rows["image_id"].nunique()) == (15_000, 15_000)

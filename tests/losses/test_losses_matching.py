@@ -66,7 +66,9 @@ def draw(side: int, most: int, random: torch.Generator) -> tuple[list[Tensor], l
     return boxes, findings
 
 
-@pytest.mark.parametrize(("side", "most"), [(64, 0), (64, 4), (224, 1), (224, 5), (384, 3)])
+@pytest.mark.parametrize(
+    ("side", "most"), [(64, 0), (64, 4), (224, 1), (224, 5), pytest.param(384, 3, marks=pytest.mark.slow)]
+)
 def test_equals_monai_film_by_film(side: int, most: int) -> None:
     random = torch.Generator().manual_seed(side + most)
     anchors = make_anchors(side)
