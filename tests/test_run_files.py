@@ -78,7 +78,7 @@ def test_it_learns_a_step(name: str, films: Path, tmp_path: Path) -> None:
         run.batches = 2  # in a first step the branches of a ResNet, which begin at 0, get no gradient
         run.begin()
         before = snapshot(run)
-        run.learn(0)
+        run.learn(0, 0)
         after = snapshot(run)
     assert '"loss"' in (config.folder / "log.jsonl").read_text()  # a loss that is no number stops the run
     # What weight decay leaves alone moves by its gradient or not at all.

@@ -104,7 +104,8 @@ def make_roads(sources: dict[str, list[Path]], side: int, scratch: Path) -> Iter
         films = torch.from_numpy(pack.films(rows))[:, None]
         none = [torch.zeros(0, 4)] * BATCH, [torch.zeros(0, dtype=torch.int64)] * BATCH
         flags = torch.zeros(BATCH, dtype=torch.bool)
-        return Batch(films, torch.zeros(BATCH, 15), *none, flags, flags[:, None], torch.from_numpy(rows))
+        index = torch.from_numpy(rows)
+        return Batch(films, torch.zeros(BATCH, 15), *none, flags, flags[:, None], index, index, index)
 
     def batches(work: Callable[[Batch], object]) -> Callable[[int], object]:
         return lambda n: [work(batch(start)) for start in range(0, n, BATCH)]

@@ -128,7 +128,7 @@ def draw_films(side: int, num: int, boxed: float) -> Batch:
         known[film, drawn.numpy()] = True
     images = torch.from_numpy(rng.integers(0, 256, (num, 1, side, side), dtype=np.uint8))
     tensors = torch.from_numpy(labels.astype(np.float32)), torch.from_numpy(has_boxes), torch.from_numpy(known)
-    return Batch(images, tensors[0], boxes, findings, *tensors[1:], torch.arange(num), torch.arange(num))
+    return Batch(images, tensors[0], boxes, findings, *tensors[1:], *[torch.arange(num)] * 3)
 
 
 def deal(films: Batch, step: int, batch: int, rank: int, world: int) -> Batch:
@@ -143,6 +143,7 @@ def deal(films: Batch, step: int, batch: int, rank: int, world: int) -> Batch:
         films.has_boxes[mine].to(to),
         films.absent_known[mine].to(to),
         films.index[mine],
+        films.draw[mine],
         films.step[rows],
     )
 

@@ -32,8 +32,8 @@ _DRAWS = 11  # random numbers a film
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, epoch: int, device: torch.device | None = None) -> Batch:
     """Move, turn and stretch films with their boxes, and change their exposure.
 
-    What happens to a film follows from seed, epoch and its row of the manifest alone: not from its neighbours, so one
-    rank and several see the same films.
+    What happens to a film follows from seed, epoch and its ``Batch.draw`` alone: not from its neighbours, so one rank
+    and several see the same films.
 
     Args:
         batch: images (B, 1, S, S) uint8; boxes on the CPU.
@@ -46,7 +46,7 @@ def augment(batch: Batch, config: AugmentConfig, *, seed: int, epoch: int, devic
         a batch with images (B, 1, S, S) uint8 on the device, and boxes in the new frame, still on the CPU.
     """
     side = batch.images.shape[-1]
-    change = draw(batch.index.numpy(), config, seed=seed, epoch=epoch, side=side)
+    change = draw(batch.draw.numpy(), config, seed=seed, epoch=epoch, side=side)
     images = batch.images if device is None else batch.images.to(device, non_blocking=True)
     changed = change_on_cpu(images, change) if images.device.type == "cpu" else change_on_device(images, change)
     boxes, findings = _move_all(batch, change.matrix)
@@ -57,7 +57,7 @@ def draw(rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, epoch: in
     """What is to happen to some films in an epoch.
 
     Args:
-        rows: (B,) of the manifest.
+        rows: (B,) as ``Batch.draw``.
         side: S.
     """
     numbers = film_numbers(rows, _DRAWS, seed=seed, epoch=epoch, stream=AUGMENT)

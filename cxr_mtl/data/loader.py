@@ -21,7 +21,7 @@ from cxr_mtl.config.learn import SamplingConfig
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.pack import Pack
-from cxr_mtl.data.sampling import epoch_draw
+from cxr_mtl.data.sampling import epoch_draw, occurrence
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.types import Batch, Box
 
@@ -57,8 +57,17 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, rows: NDArray[np.int64], step: NDArray[np.int64] | None = None) -> Batch:
-        """Collect some rows of the manifest; ``step`` are those of the whole optimizer step, where there are more."""
+    def batch(
+        self, rows: NDArray[np.int64], step: NDArray[np.int64] | None = None, again: NDArray[np.int64] | None = None
+    ) -> Batch:
+        """Collect some rows of the manifest.
+
+        Args:
+            rows: (B,).
+            step: those of the whole optimizer step, where there are more.
+            again: (B,) how often the epoch has drawn each before; None where never.
+        """
+        draw = rows if again is None else rows + again * len(self.labels)
         return Batch(
             images=torch.from_numpy(self.pack.films(rows))[:, None],
             labels=torch.from_numpy(self.labels[rows]),
@@ -67,6 +76,7 @@ class Examples:
             has_boxes=torch.from_numpy(self.has_boxes[rows]),
             absent_known=torch.from_numpy(self.absent_known[rows]),
             index=torch.from_numpy(rows),
+            draw=torch.from_numpy(draw),
             step=torch.from_numpy(rows if step is None else step),
         )
 
@@ -155,10 +165,12 @@ def train_batches(
     rows = examples.rows
     drawn = epoch_draw(examples.datasets[rows], examples.patients[rows], examples.labels[rows], sampling, seed, epoch)
     order = rows[drawn]
+    again = occurrence(drawn)
     together = batch_size * world
     for first in range(start * together, len(order) - together + 1, together):
         step = order[first - first % (together * accumulate) :][: together * accumulate]
-        yield examples.batch(order[first + rank : first + together : world], step)
+        mine = slice(first + rank, first + together, world)
+        yield examples.batch(order[mine], step, again[mine])
 
 
 def share_out(examples: Examples, batch_size: int, accumulate: int = 1, world: int = 1) -> tuple[int, int]:

@@ -40,6 +40,20 @@ def epoch_draw(
     return rng.permutation(drawn)
 
 
+def occurrence(drawn: Codes) -> Codes:
+    """(M,) how often each place of a sequence holds what an earlier place held.
+
+    >>> occurrence(np.array([3, 5, 3, 3, 5])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order = np.argsort(drawn, kind="stable")
+    first = np.flatnonzero(np.diff(drawn[order], prepend=-1))
+    count = np.arange(len(drawn)) - np.repeat(first, np.diff(np.append(first, len(drawn))))
+    out = np.empty_like(drawn)
+    out[order] = count
+    return out
+
+
 def expected_draws(datasets: Codes, patients: Codes, labels: NDArray[np.float32], config: SamplingConfig) -> Floats:
     """(M,) how often an epoch of M draws each film, on average; the mean is 1."""
     weight = _sizes(patients) ** (config.patients - 1) * rarity(labels, config.rare)

@@ -19,7 +19,7 @@ def asked(labels: Tensor, parents: Parents) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def max_constraint(logits: Tensor, labels: Tensor, parents: Parents) -> Tensor:
+def max_constraint(logits: Tensor, labels: Tensor, parents: Parents, trained: Tensor | None = None) -> Tensor:
     """What the max-constraint loss compares with a label (Giunchiglia and Lukasiewicz, C-HMCNN, 2020), in logits.
 
     A node answers with the highest logit of itself and all below it. Where it is absent, that is what must fall. Where
@@ -29,11 +29,14 @@ def max_constraint(logits: Tensor, labels: Tensor, parents: Parents) -> Tensor:
     Args:
         logits: (B, C).
         labels: (B, C) 1 present, 0 absent, nan unknown.
+        trained: (C,) bool; a node that no film teaches speaks for no other. None where all are.
 
     Returns:
         (B, C) logits.
     """
     lowest = torch.finfo(logits.dtype).min
+    if trained is not None:
+        logits = logits.masked_fill(~trained, lowest)
     # A present node itself may always rise; of an uncertain target (between 0 and 1) so may what is below.
     present = logits.masked_fill(~(labels > 0), lowest)
     highest, highest_present = list(logits.unbind(1)), list(present.unbind(1))

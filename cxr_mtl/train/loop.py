@@ -36,7 +36,7 @@ from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
-from cxr_mtl.train.meter import DIVERGED, Meter, only_numbers
+from cxr_mtl.train.meter import DIVERGED, Meter
 from cxr_mtl.train.objective import Objective
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
 from cxr_mtl.train.start import start_from
@@ -181,11 +181,12 @@ class Run:
                 batch = augment(batch, config.augment, seed=config.seed, epoch=epoch, device=device())
                 batch = _to(batch, device())
                 step = engine.steps + 1
-                with only_numbers(epoch, step):
-                    outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
-                    losses = self.objective(outputs, batch, seed=anchors, conditional=conditional)
-                if engine.backward_and_step(losses["total"]) and config.train.ema:
-                    self._follow()
+                outputs = engine(normalise(batch.images), self.objective.box_rows(batch))
+                losses = self.objective(outputs, batch, seed=anchors, conditional=conditional)
+                if engine.backward_and_step(losses["total"]):
+                    self.objective.settle()
+                    if config.train.ema:
+                        self._follow()
                 meter.add(epoch, step, engine.lr, losses)
                 if engine.steps == step:
                     self._pause(epoch, number + 1)
@@ -271,8 +272,9 @@ class Run:
 
 def _set_priors(model: MultiTaskModel, study: Study) -> None:
     labels = study.train.labels[study.train.rows]
-    for head, bias in zip((model.findings, model.hierarchy), prior_logits(labels, study.parents), strict=True):
-        head.linear.bias.data.copy_(torch.from_numpy(bias))
+    plain, given_parents = prior_logits(labels, study.parents)
+    model.findings.linear.bias.data.copy_(torch.from_numpy(plain))
+    model.hierarchy.linear.bias.data.copy_(torch.from_numpy(given_parents if study.tree == "conditional" else plain))
 
 
 def _to(batch: Any, target: torch.device) -> Any:

@@ -110,17 +110,6 @@ class Meter:
         return duration(seconds + math.ceil(self._left / self._batches) * self._epoch_seconds) + " left"
 
 
-@contextmanager
-def only_numbers(epoch: int, step: int) -> Iterator[None]:
-    """MONAI's detector looks for itself, and stops at the first box that is no number, on the rank that has it."""
-    try:
-        yield
-    except ValueError as error:
-        if "NaN" not in str(error):
-            raise
-        raise _diverged(epoch, step) from None
-
-
 def _diverged(epoch: int, step: int) -> EngineError:
     return EngineError(f"The loss is no longer a number (epoch {epoch + 1}, step {step}).", hint=DIVERGED)
 

@@ -63,12 +63,15 @@ class Objective(nn.Module):
         self.num_box_findings = num_box_findings
         self.box_loss = BoxLoss(num_box_findings, make_anchors(side), NUM_ANCHORS) if num_box_findings else None
         self.balance = Balance(len(HEADS)) if config.balance == "uncertainty" else None
+        self._seen: list[Tensor] = []  # losses by head of the optimizer step under way
         given = torch.from_numpy(labels)
         counts = [(~table.isnan()).sum(1) for table in (given, asked(given, parents))]
         self.known: Tensor
         # (N, 3) labels known, labels known on films with all parents, and 1 for a film with boxes
         known = torch.stack([*counts, torch.from_numpy(has_boxes)], 1).float()
         self.register_buffer("known", known, persistent=False)
+        self.trained: Tensor
+        self.register_buffer("trained", (~given.isnan()).any(0), persistent=False)
         self.positive_weight: Tensor | None
         weight = None if positives is None else torch.from_numpy(positives)
         self.register_buffer("positive_weight", weight, persistent=False)
@@ -100,9 +103,14 @@ class Objective(nn.Module):
         by_head = torch.stack([losses[head] for head in HEADS])
         weights = self.fixed if self.balance is None else self.fixed * self.balance.weights()
         losses["total"] = (weights * by_head).sum()
-        if self.balance is not None and self.training:
-            self.balance.learn(mean_over_ranks(by_head), (self.fixed > 0).tolist())
+        self._seen.append(by_head.detach())
         return losses
+
+    def settle(self) -> None:
+        """After an optimizer step: learn from its losses how much each head is to count."""
+        if self.balance is not None:
+            self.balance.learn(mean_over_ranks(torch.stack(self._seen).mean(0)), (self.fixed > 0).tolist())
+        self._seen.clear()
 
     def _presence(self, logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
         loss = masked_bce if self.config.kind == "bce" else masked_asymmetric
@@ -112,7 +120,7 @@ class Objective(nn.Module):
         if self.tree == "flat":
             return self._presence(logits, labels, known)
         if self.tree == "max":
-            return self._presence(max_constraint(logits.float(), labels, self.parents), labels, known)
+            return self._presence(max_constraint(logits.float(), labels, self.parents, self.trained), labels, known)
         if conditional:
             return self._presence(logits, asked(labels, self.parents), known)
         log_p = log_probability(logits, self.parents)
@@ -137,6 +145,6 @@ class Objective(nn.Module):
             [batch.boxes[r] for r in rows],
             [batch.box_findings[r] for r in rows],
             batch.absent_known[batch.has_boxes],
-            [seed * len(self.known) + row for row in batch.index[batch.has_boxes.cpu()].tolist()],
+            [seed * len(self.known) + row for row in batch.draw[batch.has_boxes.cpu()].tolist()],
         )
         return loss

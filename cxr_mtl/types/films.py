@@ -96,6 +96,8 @@ class Batch:
         has_boxes: (B,) bool; False says that nobody drew boxes on this film, so it must give no box loss.
         absent_known: (B, D) bool; an unboxed region of the film is known not to show the finding.
         index: (B,) int64 row of the manifest.
+        draw: (B,) int64 what the film's random numbers follow from: its row, or another number where an epoch draws it
+            again.
         step: (T,) int64 rows of all films of the optimizer step, those of other ranks and forward passes included: what
             a loss is a mean over.
     """
@@ -107,6 +109,7 @@ class Batch:
     has_boxes: Tensor
     absent_known: Tensor
     index: Tensor
+    draw: Tensor
     step: Tensor
 
 

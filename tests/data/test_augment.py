@@ -31,6 +31,7 @@ def batch_of(box: tuple[int, int, int, int], num: int = 16) -> Batch:
         has_boxes=torch.ones(num, dtype=torch.bool),
         absent_known=torch.ones(num, 2, dtype=torch.bool),
         index=torch.arange(num),
+        draw=torch.arange(num),
         step=torch.arange(num),
     )
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_mtl.config import SamplingConfig
-from cxr_mtl.data.sampling import epoch_draw, expected_draws, rarity
+from cxr_mtl.data.sampling import epoch_draw, expected_draws, occurrence, rarity
 
 RNG = np.random.default_rng(0)
 DATASETS = np.repeat([0, 1], [300, 60])
@@ -42,6 +42,12 @@ def test_an_epoch_has_as_many_films_whatever_is_asked(
     times = np.bincount(drawn, minlength=360)
     # Rounded up or down; one more or less where the draw was filled up or cut to its length.
     assert (np.abs(times - expected) < 2).all()
+
+
+def test_a_film_drawn_again_is_counted() -> None:
+    drawn = np.array([3, 5, 3, 3, 5])
+    assert occurrence(drawn).tolist() == [0, 0, 1, 2, 1]
+    assert occurrence(draw(SamplingConfig())).max() == 0
 
 
 def test_datasets_are_drawn_alike() -> None:

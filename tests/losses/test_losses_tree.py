@@ -56,6 +56,15 @@ def test_a_present_parent_does_not_raise_an_absent_child() -> None:
     assert pleura == opacity == 0
 
 
+def test_a_child_that_nobody_teaches_takes_no_gradient_of_its_parents() -> None:
+    logits = torch.tensor([[-2.0, -3.0, -1.0, 2.0]], requires_grad=True)
+    labels = torch.tensor([[0.0, 0.0, 0.0, NAN]])
+    masked_bce(max_constraint(logits, labels, PARENTS, torch.tensor([True, True, True, False])), labels).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 3] == 0
+    assert (logits.grad[0, 1:3] > 0).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["conditional", "max", "flat"]), st.sampled_from([1.0, 20.0, 80.0]), st.integers(0, 999))
 def test_every_tree_is_finite_and_keeps_its_promise(tree: str, spread: float, seed: int) -> None:

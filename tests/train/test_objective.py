@@ -46,6 +46,7 @@ def batch_of(labels: list[list[float]], boxed: list[bool]) -> Batch:
         has_boxes=torch.tensor(boxed),
         absent_known=torch.ones(num, 2, dtype=torch.bool),
         index=torch.arange(num),
+        draw=torch.arange(num),
         step=torch.arange(num),
     )
 
@@ -128,6 +129,7 @@ def test_a_part_of_a_step_counts_by_what_it_knows(model: MultiTaskModel) -> None
                 has_boxes=whole.has_boxes[rows],
                 absent_known=whole.absent_known[rows],
                 index=whole.index[rows],
+                draw=whole.draw[rows],
                 step=whole.step,
             )
             found.append(objective(model(part.images, objective.box_rows(part)), part, seed=3))

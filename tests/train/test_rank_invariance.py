@@ -68,8 +68,9 @@ def test_two_ranks_have_the_losses_of_one(films: Path, loss: dict[str, object]) 
 
 
 def test_accumulated_passes_have_the_losses_of_one(films: Path) -> None:
-    whole = losses(films, "whole", ranks=1, loss={})
-    parts = losses(films, "parts", ranks=1, loss={}, accumulate=2)
+    weighted = {"balance": "uncertainty"}
+    whole = losses(films, "whole", ranks=1, loss=weighted)
+    parts = losses(films, "parts", ranks=1, loss=weighted, accumulate=2)
     assert len(parts) == 2 * len(whole)
     for alone, first, second in zip(whole, parts[::2], parts[1::2], strict=True):
         mean = {head: (first[head] + second[head]) / 2 for head in first}

@@ -36,7 +36,7 @@ def test_a_rank_without_boxes_or_labels_learns_what_the_others_do(tmp_path: Path
     assert len(told) == 9
     for entry in told:
         assert entry["ranks"] == 0, entry
-        assert entry["reference"] < 5e-3, entry  # of the way learned: Adam makes much of last digits
+        assert entry["reference"] < 1e-3, entry  # of the way learned: Adam makes much of last digits
 
 
 def test_gradients_are_clipped_at_every_stage(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cxr_mtl.train.loop import Run
 from cxr_mtl.train.objective import Objective
 from cxr_mtl.types import Batch
 
-NAN, SIDE = float("nan"), 64
+NAN, SIDE, STEPS = float("nan"), 64, 3
 PARENTS: tuple[tuple[int, ...], ...] = ((), (0,), ())
 
 
@@ -74,12 +74,12 @@ def network() -> MultiTaskModel:
 
 
 def films(rank: int, step: int, silent: str) -> Batch:
-    """Two films of a rank; the second rank's lack boxes, labels or both. One rank alone has boxes: two would each
-    draw other negative anchors than one process does."""
+    """Two films of a rank; the second rank's lack boxes, labels or both."""
     draw = torch.Generator().manual_seed(10 * step + rank)
-    boxed = (rank == 1) == (silent == "labels")
+    boxed = rank == 0 or silent == "labels"
     labels = torch.tensor([[1.0, 0.0, NAN], [0.0, NAN, 1.0]])
     box = torch.tensor([[8.0, 8.0, 40.0, 40.0]])
+    rows = 4 * step + 2 * rank + torch.arange(2)
     return Batch(
         images=torch.randn(2, 1, SIDE, SIDE, generator=draw),
         labels=labels if rank == 0 or silent == "boxes" else torch.full_like(labels, NAN),
@@ -87,13 +87,23 @@ def films(rank: int, step: int, silent: str) -> Batch:
         box_findings=[torch.tensor([1]) if boxed else torch.zeros(0, dtype=torch.int64)] * 2,
         has_boxes=torch.tensor([boxed] * 2),
         absent_known=torch.ones(2, 2, dtype=torch.bool),
-        index=torch.arange(2),
+        index=rows,
+        draw=rows,
+        step=4 * step + torch.arange(4),
     )
+
+
+def objective_of(kind: str) -> Objective:
+    """For the films of all steps and both ranks."""
+    every = [films(rank, step, kind) for step in range(STEPS) for rank in (0, 1)]
+    labels, boxed = (torch.cat([getattr(b, name) for b in every]).numpy() for name in ("labels", "has_boxes"))
+    return Objective(LossConfig(), PARENTS, 2, SIDE, labels, boxed)
 
 
 def joined(a: Batch, b: Batch) -> Batch:
     pairs = {name: (getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__}
-    return Batch(**{n: torch.cat([x, y]) if isinstance(x, Tensor) else [*x, *y] for n, (x, y) in pairs.items()})
+    both = {n: torch.cat([x, y]) if isinstance(x, Tensor) else [*x, *y] for n, (x, y) in pairs.items()}
+    return Batch(**both | {"step": a.step})
 
 
 def apart(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
@@ -104,12 +114,11 @@ def apart(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
 def silent(folder: Path, rank: int, world: int) -> None:
     """The second rank never gets boxes, labels, or either; the reference is one process with all films."""
     for kind in ("boxes", "labels", "both"):
-        reference, objective = network(), Objective(LossConfig(), PARENTS, 2, SIDE)
+        reference, objective = network(), objective_of(kind)
         config = TrainConfig(batch_size=4, lr=1e-3, ema=0.0, precision="fp32", clip=1.0)
         optimizer = torch.optim.AdamW(make_groups(reference, config), betas=(0.9, 0.99))
-        for step in range(3):
+        for step in range(STEPS):
             batch = joined(films(0, step, kind), films(1, step, kind))
-            torch.manual_seed(step)  # of the negative anchors that are drawn
             optimizer.zero_grad()
             objective(reference(batch.images, objective.box_rows(batch)), batch)["total"].backward()
             nn.utils.clip_grad_norm_(reference.parameters(), config.clip)
@@ -117,9 +126,8 @@ def silent(folder: Path, rank: int, world: int) -> None:
         for stage in (0, 1, 2):
             engine = Engine(network(), config.model_copy(update={"zero_stage": stage}), world, lambda step: 1.0)
             engine.train_mode()
-            for step in range(3):
+            for step in range(STEPS):
                 batch = films(rank, step, kind)
-                torch.manual_seed(step)
                 engine.backward_and_step(objective(engine(batch.images, objective.box_rows(batch)), batch)["total"])
             with engine.whole_weights() as weights:
                 first = {name: value.clone() for name, value in weights.items()}
