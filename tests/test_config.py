@@ -34,6 +34,7 @@ def test_bare_name_finds_the_projects_own() -> None:
         ("train", "expected key=value"),
         ("name.x=1", "'name' is a value, not a section"),
         ("train.zero_stage=3", "train.ema needs whole weights"),
+        ("train.precision=fp16", "train.precision=fp16 needs train.zero_stage=0"),
         ("train.zero_stage=4", "train.zero_stage: Input should be 0, 1, 2 or 3 (got 4)"),
         ("name=../up", "name: String should match"),
         ("pretrain.crops.large_size=32", "films of 128 px lose what is small in crops of less than half of that"),

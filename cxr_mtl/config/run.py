@@ -34,6 +34,9 @@ class RunConfig(Section):
             raise ValueError(f"train.batch_size {self.train.batch_size} is not divisible by train.accumulate")
         if self.train.zero_stage == 3 and self.train.ema:
             raise ValueError("train.ema needs whole weights at each step; ZeRO stage 3 has none, so set it to 0")
+        if self.train.precision == "fp16" and self.train.zero_stage:
+            # DeepSpeed 0.19 clips what is still scaled there, and never lowers a scale that overflows.
+            raise ValueError("train.precision=fp16 needs train.zero_stage=0; bf16 does at every stage")
         if not (self.loss.findings or self.loss.hierarchy or self.loss.boxes):
             raise ValueError("loss: all three weights are 0, so nothing would be learned")
         if self.loss.conditional and self.model.tree != "conditional":

@@ -23,6 +23,9 @@ from cxr_mtl.engine.optimize import channels_last, make_groups, prepare
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import CheckpointError, EngineError
 
+SCALER = "cxr_mtl_scaler"  # in a checkpoint, among DeepSpeed's own names
+DIVERGED = "A checkpoint, if there is one, is from before: lower train.lr or use train.precision=fp32, and --resume."
+
 
 class Engine:
     """Forward, backward, step, save, load.
@@ -73,6 +76,7 @@ class Engine:
                 dist_init_required=False,
             )
         self._stage = config.zero_stage
+        self._scaler = self._engine.torch_autocast_z0_gradscaler  # of fp16's loss; DeepSpeed's checkpoints leave it out
         self._keep = config.keep_checkpoints
         self._channels_last = config.channels_last
         # With its own variables, not copies: DeepSpeed may lay their values elsewhere.
@@ -140,7 +144,8 @@ class Engine:
             self._written.clear()
             # DeepSpeed's own `latest` is written before the other ranks have finished; a kill between leaves a run
             # that cannot be resumed.
-            self._engine.save_checkpoint(str(folder), tag=part.name, save_latest=False)
+            state = {SCALER: self._scaler.state_dict()} if self._scaler else {}
+            self._engine.save_checkpoint(str(folder), tag=part.name, save_latest=False, client_state=state)
             together(self._raise_problem, disk=disk)
             written = [name for names in gather(self._written) for name in names]
             together(lambda: self._publish(part, written, extra) if main else None, disk=disk)
@@ -156,7 +161,7 @@ class Engine:
             CheckpointError: the checkpoint is not whole or of another network.
         """
         try:
-            path, _ = self._engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+            path, state = self._engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
         except (RuntimeError, AssertionError, OSError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint}: does not fit this run: {_reason(error)}",
@@ -164,6 +169,8 @@ class Engine:
             ) from None
         if path is None:
             raise CheckpointError(f"{checkpoint}: the checkpoint is incomplete.")
+        if self._scaler and SCALER in state:  # the precision may have changed
+            self._scaler.load_state_dict(state[SCALER])
         self._schedule.base_lrs = list(self._lrs)
         for group, lr in zip(self._engine.optimizer.param_groups, self._lrs, strict=True):
             group["initial_lr"] = lr

@@ -80,6 +80,21 @@ class Answered:
     box_sizes_from: str
     unread: tuple[Unread, ...]
 
+    def located(self, first: int, last: int) -> Answered:
+        """The same with the boxes of some of the D findings alone, counted anew from 0."""
+
+        def own(boxes: Boxes) -> Boxes:
+            kept = boxes.keep((boxes.finding >= first) & (boxes.finding < last))
+            return Boxes(kept.film, kept.finding - first, kept.xyxy, kept.score)
+
+        return replace(
+            self,
+            annotated=own(self.annotated),
+            proposed=own(self.proposed),
+            asked=self.asked[:, first:last],
+            box_sizes=self.box_sizes[first:last],
+        )
+
 
 def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: int, progress: bool) -> Answered:
     """Read every film of a split and ask the model.

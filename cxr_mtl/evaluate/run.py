@@ -114,10 +114,17 @@ def _words(row: Mapping[str, Any]) -> str:
 
 
 def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) -> Row:
+    weak, learned = bundle.weak_box_findings, len(bundle.box_findings)
     return {
         "classification": classification(bundle, answered, draws),
         "hierarchy": hierarchy(bundle, answered, draws),
-        "localization": boxes(bundle.located, answered, draws, seed),
+        "localization": boxes(bundle.box_findings, answered.located(0, learned), draws, seed),
+        # Learned without boxes, so never one number with those that were.
+        **(
+            {"weak_localization": boxes(weak, answered.located(learned, learned + len(weak)), draws, seed)}
+            if weak
+            else {}
+        ),
         "subgroups": subgroups(bundle, answered, draws),
     }
 

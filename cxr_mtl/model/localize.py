@@ -54,7 +54,7 @@ class LocalizeHead(nn.Module):
             width: channels of pyramid and towers.
             num_convs: of each tower.
             num_levels: of the pyramid; those beyond the encoder's take every second place of the one before and have no
-                weights of their own, so a head learned at one size works at another.
+                weights of their own, so a head learned at one size fits another (its anchors: ``anchor_scales``).
         """
         super().__init__()
         self.num_levels = num_levels

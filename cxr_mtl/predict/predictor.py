@@ -150,7 +150,7 @@ class LocalPredictor:
         column = self.bundle.ontology.index(name)
         probability = float(answer.finding_probability[column])
         threshold = self.bundle.operating_points[options.operating_point].get(name)
-        if np.isnan(probability) or threshold is None:
+        if threshold is None or not self.bundle.sees(name):
             return None  # never trained: there is no score to explain
         head, maps = self.bundle.model.findings, [m[row : row + 1] for m in outputs.features]
         if head.pooling == "attention":  # the head says itself where it looks

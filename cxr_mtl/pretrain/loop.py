@@ -28,11 +28,11 @@ from cxr_mtl.data.loader import Examples, prefetch, share_out, train_batches
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.split_file import save_split
 from cxr_mtl.engine.checkpoint import latest_tag
-from cxr_mtl.engine.distributed import barrier, device, gather, mean_over_ranks, ranks
-from cxr_mtl.engine.engine import Engine
+from cxr_mtl.engine.distributed import device, gather, mean_over_ranks, ranks, together
+from cxr_mtl.engine.engine import DIVERGED, Engine
 from cxr_mtl.engine.schedule import warm_cosine
 from cxr_mtl.engine.settings import deepspeed_settings
-from cxr_mtl.errors import ConfigError
+from cxr_mtl.errors import CheckpointError, ConfigError, EngineError
 from cxr_mtl.model.multitask import normalise
 from cxr_mtl.pretrain.crops import make_crops
 from cxr_mtl.pretrain.films import make_films
@@ -119,18 +119,25 @@ class Run:
             raise ConfigError(
                 f"{folder} holds a run already.", hint="Go on with --resume, choose another name, or remove the folder."
             )
-        barrier()
-        if self.main:
+
+        def make() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, folder / CONFIG)
             save_split(self.films.manifest, folder / SPLIT)
             self.log = Log(folder / LOG, 0)
+
+        together(make if self.main else lambda: None)
         self.look(0)
         return 0
 
     def restore(self) -> int:
         """Load the newest checkpoint; gives the epoch to go on with."""
-        checkpoint, epochs = find_checkpoint(self.config, split_hash(self.films.manifest), self.world)
+        split = split_hash(self.films.manifest)
+        found = together(
+            lambda: find_checkpoint(self.config, split, self.world) if self.main else None, raised=CheckpointError
+        )
+        checkpoint, finished = gather(found)[0]  # what the first rank found, for all of them
+        epochs = int(finished)
         self.engine.load(checkpoint)
         state = load_file(checkpoint / TEACHER, device=str(device()))
         self.loss.center.copy_(state.pop(CENTER))
@@ -180,8 +187,11 @@ class Run:
             save_file(self.teacher.state_dict() | {CENTER: self.loss.center}, checkpoint / TEACHER)
             save_settings(self.config, split_hash(self.films.manifest), self.world, epochs, checkpoint)
 
-        if self.main:
-            save_encoder(self.teacher.encoder.net.state_dict(), self.config.model, epochs, folder / ENCODER)
+        weights = self.teacher.encoder.net.state_dict()
+        together(
+            lambda: save_encoder(weights, self.config.model, epochs, folder / ENCODER) if self.main else None,
+            disk=f"{ENCODER} was not written",
+        )
         self.engine.save(folder / CHECKPOINTS, f"epoch{epochs:04d}", add_ours, main=self.main)
 
     def look(self, epochs: int) -> float:
@@ -235,10 +245,8 @@ class Run:
             follow(self.teacher, self.engine.module, self._momentum(self.engine.steps))
         mean = mean_over_ranks(torch.cat([total[None].detach(), loss[None].detach(), sureness(p)]))
         if not mean[:2].isfinite().all():
-            raise ConfigError(
-                f"The loss is no longer a number (epoch {epoch + 1}, step {self.engine.steps}).",
-                hint="Lower train.lr or use train.precision=fp32, and go on with --resume.",
-            )
+            what = f"The loss is no longer a number (epoch {epoch + 1}, step {self.engine.steps})."
+            raise EngineError(what, hint=DIVERGED).on_all_ranks()
         seen = watch(mean[2:], len(taught) * self.world)
         return {
             "loss": float(mean[1]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from cxr_mtl.config import ModelConfig, RunConfig
 from cxr_mtl.engine.checkpoint import find_whole
 from cxr_mtl.errors import CheckpointError
+
+logger = logging.getLogger("cxr_mtl.pretrain")
 
 LOG, CONFIG, CHECKPOINTS = "log.jsonl", "config.yaml", "checkpoints"
 ENCODER = "encoder.safetensors"
@@ -71,7 +74,9 @@ def find_checkpoint(config: RunConfig, split: str, ranks: int) -> tuple[Path, in
     Raises:
         CheckpointError: there is none, or something differs that must not; names it.
     """
-    checkpoint, _ = find_whole(config.folder / CHECKPOINTS)
+    checkpoint, damages = find_whole(config.folder / CHECKPOINTS)
+    for damage in damages:
+        logger.warning("%s; going on from %s.", damage, checkpoint.name)
     if not (checkpoint / SETTINGS).is_file():
         raise CheckpointError(f"{checkpoint}: is of no pretraining.", hint="Start without --resume.")
     saved = json.loads((checkpoint / SETTINGS).read_text())

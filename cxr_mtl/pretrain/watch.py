@@ -108,4 +108,4 @@ def check_collapse(config: PretrainConfig, epochs: int, information: float, rank
         if not value >= least:
             raise CollapseError(
                 f"Collapse after epoch {epochs}: {figure} is {value:.3f}, less than {least:g}.", hint=_HINT
-            )
+            ).on_all_ranks()

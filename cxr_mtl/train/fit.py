@@ -96,7 +96,11 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
         version=MODEL_VERSION,
         model=config.model.model_copy(update={"weights": None}),
         ontology=ontology,
-        trained=tuple(name for name, enough in zip(ontology.names, study.trained, strict=True) if enough),
+        trained=tuple(
+            name
+            for name, enough in zip(ontology.names, study.trained, strict=True)
+            if enough and (config.loss.findings or config.loss.hierarchy)
+        ),
         box_findings=study.box_findings,
         findings_calibration=calibration,
         hierarchy_calibration=nodes,
@@ -136,7 +140,14 @@ def _box_cut(seen: Seen, study: Study) -> float:
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
     """Files by their name alone: where they lay on the machine that trained is nobody's business."""
     config.pop("output")
-    for section, key in (("data", "manifest"), ("data", "pack"), ("model", "weights"), ("train", "deepspeed")):
-        path = config[section][key]
-        config[section][key] = path and Path(path).name
+    for section, key in (
+        ("data", "manifest"),
+        ("data", "pack"),
+        ("model", "weights"),
+        ("train", "deepspeed"),
+        ("pretrain", "probe"),
+    ):
+        if config.get(section):
+            path = config[section][key]
+            config[section][key] = path and Path(path).name
     return config

@@ -28,7 +28,7 @@ from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.split_file import split_text
 from cxr_mtl.engine.checkpoint import latest_tag
 from cxr_mtl.engine.distributed import device, gather, ranks, together
-from cxr_mtl.engine.engine import Engine
+from cxr_mtl.engine.engine import DIVERGED, Engine
 from cxr_mtl.engine.schedule import warm_cosine
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import CheckpointError, ConfigError, EngineError, Stopped
@@ -36,7 +36,7 @@ from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
-from cxr_mtl.train.meter import DIVERGED, Meter
+from cxr_mtl.train.meter import Meter
 from cxr_mtl.train.objective import Objective
 from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
 from cxr_mtl.train.start import start_from

@@ -13,12 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxr_mtl.engine.distributed import mean_over_ranks
+from cxr_mtl.engine.engine import DIVERGED
 from cxr_mtl.errors import EngineError
 from cxr_mtl.train.log import RunLog, Step
 from cxr_mtl.train.objective import HEADS
 
 EVERY = 10  # forward passes between looks
-DIVERGED = "The last checkpoint is from before: lower train.lr or use train.precision=fp32, and go on with --resume."
 NAMES = (*HEADS, "total")
 
 

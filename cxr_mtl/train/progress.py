@@ -88,6 +88,8 @@ def find_checkpoint(config: RunConfig, split: str, ranks: int) -> tuple[Path, Pr
 def _fixed(config: RunConfig) -> dict[str, Any]:
     """Settings by dotted name that a continuation must share."""
     flat: dict[str, Any] = {}
+    if config.loss.conditional:  # a share of the epochs, which may not change under it
+        flat["train.epochs"] = config.train.epochs
     for section, value in config.model_dump(mode="json").items():
         if isinstance(value, dict):
             free = MAY_DIFFER.get(section, set())

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from cxr_mtl.bundle import DESCRIPTION, load_description
+from cxr_mtl.bundle import DESCRIPTION, Description, load_description
 from cxr_mtl.config import ModelConfig
+from cxr_mtl.model.localize import anchor_scales
 from cxr_mtl.model.multitask import MultiTaskModel
 from cxr_mtl.model.weights import read_weights
 from cxr_mtl.train.study import Study
@@ -74,7 +75,7 @@ def start_from(model: MultiTaskModel, config: ModelConfig, study: Study) -> Star
     if heads and (folder / DESCRIPTION).is_file():
         then = load_description(folder)
         source = f"the bundle {then.name} {then.version}"
-        same = _alike(then.ontology.names, then.box_findings, study)
+        same = _alike(then, config.image_size, study)
     taken = {name: value for name, value in heads.items() if name.startswith(same) and _fits(model, name, value)}
     model.load_state_dict(taken, strict=False)
     return Start(
@@ -87,16 +88,19 @@ def start_from(model: MultiTaskModel, config: ModelConfig, study: Study) -> Star
     )
 
 
-def _alike(findings: tuple[str, ...], box_findings: tuple[str, ...], study: Study) -> tuple[str, ...]:
+def _alike(then: Description, side: int, study: Study) -> tuple[str, ...]:
     """What the names of those head tensors begin with that mean here what they meant there.
 
-    A shape says how many findings there are and not which: the logits of 15 others would fit as well.
+    A shape says how many findings there are and not which: the logits of 15 others would fit as well. Nor does it say
+    which anchors the deltas are of.
     """
-    alike = ["boxes.fpn.", "boxes.logit_tower.", "boxes.delta_tower.", "boxes.deltas."]  # of no finding's own
-    if findings == study.manifest.ontology.names:
+    alike = ["boxes.fpn.", "boxes.logit_tower.", "boxes.delta_tower."]  # of no finding's own
+    if then.ontology.names == study.manifest.ontology.names:
         alike += ["findings.", "hierarchy."]
-    if box_findings == study.box_findings:
-        alike += ["boxes."]
+    if anchor_scales(then.model.image_size) == anchor_scales(side):
+        alike += ["boxes.deltas."]
+        if then.box_findings == study.box_findings:
+            alike += ["boxes.logits."]
     return tuple(alike)
 
 

@@ -59,6 +59,16 @@ def test_what_must_not(config: RunConfig, setting: str, says: str) -> None:
         find_checkpoint(changed(config, setting), "split", 2)
 
 
+def test_epochs_may_not_change_under_a_share_of_them(tmp_path: Path) -> None:
+    settings = [f"output={tmp_path}", "loss.conditional=0.5"]
+    part = load_config("quickstart", settings).folder / CHECKPOINTS / ("epoch0001" + PART)
+    part.mkdir(parents=True)
+    save_progress(Progress(1, 0.8, "split", 1), load_config("quickstart", settings), part)
+    publish(part, steps=5, keep=1)
+    with pytest.raises(CheckpointError, match=r"train\.epochs=20, this run has 30"):
+        find_checkpoint(load_config("quickstart", [*settings, "train.epochs=30"]), "split", 1)
+
+
 def test_other_split_and_other_ranks(config: RunConfig) -> None:
     with pytest.raises(CheckpointError, match="another split"):
         find_checkpoint(config, "other", 2)
