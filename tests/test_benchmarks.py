@@ -27,7 +27,9 @@ def test_train_speed_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(file.read_text())
     assert {"benchmark", "machine", "versions", "rows", "ratios"} == found.keys()
-    assert all(row["value"] > 0 and row["low"] <= row["value"] <= row["high"] for row in found["rows"])
+    assert all(row["value"] > 0 for row in found["rows"])
+    # Of one figure alone, mean and ends are computed in other orders.
+    assert all(row["low"] * (1 - 1e-9) <= row["value"] <= row["high"] * (1 + 1e-9) for row in found["rows"])
     names = {row["name"] for row in found["rows"]}
     for rival in ("torch DDP", "accelerate", "Lightning Fabric", "our engine, ZeRO 0"):
         assert f"one linear head, {rival}, test_convnext, 64 px, 2 ranks" in names
