@@ -72,7 +72,7 @@ def settings(name: str, films: Path, out: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_it_learns_a_step(name: str, films: Path, tmp_path: Path) -> None:
-    # At its own rate and warm-up a first step of the deepest layers, under layer decay, is less than float32 can add to 1.
+    # At its own rate and warm-up a first step of the deepest layers is less than float32 can add to 1 (layer decay).
     quick = ["train.lr=1e-3", "train.warmup_epochs=0"]
     config = load_config(name, settings(name, films, tmp_path) + quick)
     with ranks() as (rank, world):
