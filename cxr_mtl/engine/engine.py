@@ -24,7 +24,10 @@ from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import CheckpointError, EngineError
 
 SCALER = "cxr_mtl_scaler"  # in a checkpoint, among DeepSpeed's own names
-DIVERGED = "A checkpoint, if there is one, is from before: lower train.lr or use train.precision=fp32, and --resume."
+DIVERGED = (
+    "A checkpoint, if there is one, is from before: lower train.lr or use train.precision=fp32, "
+    "and go on with --resume."
+)
 
 
 class Engine:
