@@ -41,7 +41,10 @@ def stages(folder: Path, rank: int, world: int) -> None:
 
     for stage in (0, 1, 2, 3):
         name = f"stage{stage}"
-        file = run_file(folder, name, zero_stage=stage, ema=0.0, precision="fp32", epochs=1)
+        if rank == 0:  # the other would read what is half written
+            run_file(folder, name, zero_stage=stage, ema=0.0, precision="fp32", epochs=1)
+        dist.barrier()
+        file = folder / f"{name}.yaml"
         run = Run(load_config(file, ["model.drop_path=0"]), rank, world)
         run.begin()
         run.learn(0, 0)
