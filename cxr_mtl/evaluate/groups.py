@@ -8,10 +8,9 @@ its interval does not know that; the values of all groups stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +62,7 @@ def subgroups(bundle: Bundle, answered: Answered, draws: Resamples) -> Row:
     columns = [bundle.ontology.index(name) for name in averaged(bundle, answered)]
     kinds = {
         kind: {str(name): _measure(bundle, answered, draws, columns, stated == name) for name in np.unique(stated)}
-        for kind, stated in _kinds(answered.manifest.table)
+        for kind, stated in _kinds(answered.manifest.table).items()
     }
     gaps: Row = {kind: _gaps(groups) for kind, groups in kinds.items()}
     return {
@@ -72,23 +71,19 @@ def subgroups(bundle: Bundle, answered: Answered, draws: Resamples) -> Row:
     }
 
 
-def age_band(years: float) -> str | None:
-    """Such as 40-59; None where unknown."""
-    if np.isnan(years):
-        return None
-    band = sum(years >= start for start in AGE_BANDS) - 1
-    return f"{AGE_BANDS[band]}-{AGE_BANDS[band + 1] - 1}" if band + 1 < len(AGE_BANDS) else f"{AGE_BANDS[band]}+"
+def age_bands(years: Floats) -> list[str]:
+    """Of each age, such as 40-59; ``unknown`` where it is nan."""
+    ends = [f"-{end - 1}" for end in AGE_BANDS[1:]] + ["+"]
+    names = [f"{start}{end}" for start, end in zip(AGE_BANDS, ends, strict=True)]
+    bands = np.digitize(years, AGE_BANDS[1:])
+    return [UNKNOWN if unknown else names[band] for band, unknown in zip(bands, np.isnan(years), strict=True)]
 
 
-def _kinds(table: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.str_]]]:
-    kinds: dict[str, list[Any]] = {
-        "sex": list(table["sex"]),
-        "age": [age_band(years) for years in table["age"].to_numpy(np.float64)],
-        "view": list(table["view"]),
-        "dataset": list(table["dataset"]),
-    }
-    for kind, values in kinds.items():
-        yield kind, np.array([value if isinstance(value, str) else UNKNOWN for value in values])
+def _kinds(table: pd.DataFrame) -> dict[str, NDArray[np.str_]]:
+    """Which group each film is in, by kind of group."""
+    stated = {kind: table[kind].fillna(UNKNOWN).to_numpy(str) for kind in ("sex", "view", "dataset")}
+    ages = np.array(age_bands(table["age"].to_numpy(np.float64)), str)
+    return {"sex": stated["sex"], "age": ages, "view": stated["view"], "dataset": stated["dataset"]}
 
 
 def _measure(

@@ -10,7 +10,7 @@ from cxr_mtl.evaluate.results import Row, averaged, number
 from cxr_mtl.metrics.classify import enough
 from cxr_mtl.metrics.counts import known_mean
 from cxr_mtl.metrics.intervals import Resamples, resampled_ranking
-from cxr_mtl.metrics.study import AGGREGATES, group_studies
+from cxr_mtl.metrics.study import Studies, Together, group_studies
 
 
 def study(bundle: Bundle, answered: Answered, draws: Resamples) -> Row:
@@ -25,14 +25,18 @@ def study(bundle: Bundle, answered: Answered, draws: Resamples) -> Row:
     columns = [bundle.ontology.index(name) for name in names]
     presence = studies.presence(answered.presence[:, columns])
     own = studies.resamples(draws)
-    several = studies.sizes > 1
+    several = int((studies.sizes > 1).sum())
+
+    def measured(together: Together) -> Row:
+        return _measured(names, presence, together(studies, answered.probability[:, columns]), own)
+
+    # Of studies of one film the mean is the highest: no need to measure it twice.
+    by_mean = measured(Studies.mean)
     return {
         "n_studies": len(studies),
-        "n_with_several_films": int(several.sum()),
-        **{
-            how: _measured(names, presence, together(studies, answered.probability[:, columns]), own)
-            for how, together in AGGREGATES.items()
-        },
+        "n_with_several_films": several,
+        "mean": by_mean,
+        "max": measured(Studies.highest) if several else by_mean,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cxr_mtl.metrics.classify import outcomes, rates, reliability, usable
 from cxr_mtl.metrics.counts import Floats, ratio
@@ -65,20 +65,30 @@ def count_finding(
         resamples: of the same N films.
     """
     keep = usable(presence, probability)
-    truth = np.where(keep, np.asarray(presence, np.float64), 0.0)
-    given = np.where(keep, np.asarray(probability, np.float64), 0.0)
+    truth, given = (np.asarray(values, np.float64)[keep] for values in (presence, probability))
+    patient, patients = resamples.patient[keep], resamples.num_patients
     table = reliability(presence, probability)
-    bins = len(table.count)
-    inside = (table.bin == np.arange(bins)[:, None]).astype(np.float64)
-    cells = [outcomes(presence, probability, cut).astype(np.float64) for cut in thresholds]
-    columns = [np.stack([keep, truth, (given - truth) ** 2]), inside, inside * truth, inside * given, *cells]
-    sums = resamples.sums(np.concatenate(columns).T)
-    in_bin, positive, total, called = np.split(sums[:, 3:], [bins, 2 * bins, 3 * bins], axis=1)
+    bins, where = len(table.count), table.bin[keep]
+
+    def tally(place: NDArray[np.intp], size: int, weight: Floats | None = None) -> Floats:
+        """(P, size) sums over each patient's films of ``weight``, or their number, by place."""
+        return np.bincount(patient * size + place, weight, patients * size).reshape(patients, size).astype(np.float64)
+
+    cells = [outcomes(truth, given, cut).argmax(axis=0) for cut in thresholds]
+    by_patient = [
+        tally(np.zeros_like(where), 1, (given - truth) ** 2),
+        tally(where, bins),
+        tally(where, bins, truth),
+        tally(where, bins, given),
+        *(tally(cell, 4) for cell in cells),
+    ]
+    sums = resamples.weigh(np.concatenate(by_patient, axis=1))
+    squares, known, positive, total, called = np.split(sums, np.cumsum([1, bins, bins, bins]), axis=1)
     return Counted(
-        known=sums[:, 0],
-        positive=sums[:, 1],
-        squares=sums[:, 2],
-        bin_known=in_bin,
+        known=known.sum(axis=1),
+        positive=positive.sum(axis=1),
+        squares=squares[:, 0],
+        bin_known=known,
         bin_positive=positive,
         bin_probability=total,
         cells=called.reshape(len(sums), len(thresholds), 4),

@@ -57,7 +57,7 @@ class Studies:
 
 
 Together = Callable[[Studies, ArrayLike], Floats]
-AGGREGATES: dict[str, Together] = {"mean": Studies.mean, "max": Studies.highest}
+"""How the probabilities of a study's films become one: ``Studies.mean`` or ``Studies.highest``."""
 
 
 def group_studies(patient_ids: Sequence[str], study_ids: Sequence[str | None]) -> Studies:

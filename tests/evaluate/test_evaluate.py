@@ -21,7 +21,7 @@ from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import DataError
 from cxr_mtl.evaluate import run
 from cxr_mtl.evaluate.collect import collect
-from cxr_mtl.evaluate.groups import age_band
+from cxr_mtl.evaluate.groups import age_bands
 from cxr_mtl.evaluate.plots import INK, roc_panel, to_png, to_svg
 from cxr_mtl.evaluate.run import evaluate, headline
 from cxr_mtl.metrics.localize import iou_matrix
@@ -378,7 +378,8 @@ def test_svg_takes_the_pages_colours_and_figures_do_not():
 
 
 @pytest.mark.parametrize(
-    ("years", "band"), [(0, "0-17"), (17.9, "0-17"), (18, "18-39"), (79, "60-79"), (101, "80+"), (float("nan"), None)]
+    ("years", "band"),
+    [(0, "0-17"), (17.9, "0-17"), (18, "18-39"), (79, "60-79"), (101, "80+"), (float("nan"), "unknown")],
 )
 def test_age_bands(years, band):
-    assert age_band(years) == band
+    assert age_bands(np.array([years, 50.0])) == [band, "40-59"]
