@@ -1,7 +1,10 @@
 """Two bundles on the same films: paired in every resample, nothing hidden, nothing half-written."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -207,3 +210,19 @@ def test_films_that_either_learned_from_are_refused(films_and_bundles, tmp_path)
     assert found["a"]["films_the_bundle_learned_from"] == 0
     assert found["b"]["films_the_bundle_learned_from"] > 0
     assert any("learned from" in line for line in comparison_lines(found))
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_table_and_leaves_one_file(films_and_bundles, tmp_path):
+    folder = films_and_bundles
+    command = [sys.executable, "-m", "cxr_mtl", "compare", "a", "b", "films.parquet", "--resamples", "20"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "new")], cwd=folder, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert "60 films" in lines[0]
+    assert any(
+        re.match(r"macro auroc +0\.\d{3} +0\.\d{3} +\+0\.000  \(\+0\.000 to \+0\.000\)$", line) for line in lines
+    )
+    assert any(line.startswith("0 of ") for line in lines), "a bundle and its copy"
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["comparison.json"]
