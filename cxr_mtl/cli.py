@@ -147,6 +147,30 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Bundle folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another; every difference is A - B.")],
+    manifest: Manifest,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[Path, typer.Option(help="Folder for comparison.json.")] = Path("comparison"),
+    resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients, the same for both.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    allow_seen: Annotated[
+        bool, typer.Option(help="Test on patients a bundle learned from, too; it is reported.")
+    ] = False,
+) -> None:
+    """Measure two bundles on the same films: differences with paired 95 % intervals.
+
+    Example: cxr-mtl compare runs/nih_convnext/best runs/nih_swin/best nih.parquet --split test --out comparison
+    """
+    from cxr_mtl.evaluate.compare import COMPARISON, comparison_lines
+    from cxr_mtl.evaluate.compare import compare as run
+
+    result = run(first, second, manifest, split, out, resamples=resamples, seed=seed, allow_seen=allow_seen)
+    print("\n".join([*comparison_lines(result), f"Everything: {out / COMPARISON}"]))
+
+
+@app.command()
 def predict(
     bundle: Annotated[str, typer.Argument(help="Bundle folder; with --url, the model's name on the server.")],
     files: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG.")],

@@ -37,6 +37,22 @@ def test_train_speed_runs(tmp_path: Path) -> None:
     assert "the engine over DDP, three heads" in done.stdout
 
 
+@pytest.mark.slow
+def test_evaluate_runs_and_all_ways_come_to_the_same_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "evaluate.json"
+    command = [sys.executable, "benchmarks/evaluate.py", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(file.read_text())
+    assert {"benchmark", "machine", "versions", "rows", "ratios"} == found.keys()
+    assert all(row["low"] <= row["value"] <= row["high"] for row in found["rows"])
+    apart = {row["name"]: row["value"] for row in found["rows"] if row["metric"].endswith("largest difference")}
+    assert apart["scikit-learn"] < 1e-9
+    assert apart["the loop"] < 1e-9
+    assert any("scikit-learn loop" in name and ratio > 5 for name, ratio in found["ratios"].items())
+    assert "4 run" in done.stdout, "what was extrapolated from how many"
+
+
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(REPO / "benchmarks" / "parts"))

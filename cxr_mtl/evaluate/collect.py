@@ -80,19 +80,42 @@ class Answered:
     box_sizes_from: str
     unread: tuple[Unread, ...]
 
-    def located(self, first: int, last: int) -> Answered:
-        """The same with the boxes of some of the D findings alone, counted anew from 0."""
+    def located(self, findings: Sequence[int]) -> Answered:
+        """The same with the boxes of some of the D findings alone, counted anew in the order given."""
+        columns = np.asarray(findings, np.intp)
+        place = _places(columns, self.asked.shape[1])
 
         def own(boxes: Boxes) -> Boxes:
-            kept = boxes.keep((boxes.finding >= first) & (boxes.finding < last))
-            return Boxes(kept.film, kept.finding - first, kept.xyxy, kept.score)
+            kept = boxes.keep(place[boxes.finding] >= 0)
+            return Boxes(kept.film, place[kept.finding], kept.xyxy, kept.score)
 
         return replace(
             self,
             annotated=own(self.annotated),
             proposed=own(self.proposed),
-            asked=self.asked[:, first:last],
-            box_sizes=self.box_sizes[first:last],
+            asked=self.asked[:, columns],
+            box_sizes=self.box_sizes[columns],
+        )
+
+    def only(self, films: NDArray[np.intp]) -> Answered:
+        """The same with some of the N films alone, counted anew in the order given."""
+        place = _places(films, len(self.manifest))
+
+        def own(boxes: Boxes) -> Boxes:
+            kept = boxes.keep(place[boxes.film] >= 0)
+            return Boxes(place[kept.film], kept.finding, kept.xyxy, kept.score)
+
+        return replace(
+            self,
+            manifest=replace(self.manifest, table=self.manifest.table.iloc[films].reset_index(drop=True)),
+            presence=self.presence[films],
+            probability=self.probability[films],
+            hierarchy=self.hierarchy[films],
+            conditional=self.conditional[films],
+            frames=self.frames[films],
+            annotated=own(self.annotated),
+            proposed=own(self.proposed),
+            asked=self.asked[films],
         )
 
 
@@ -135,6 +158,13 @@ def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: 
         raise DataError(f"None of the {len(films)} films of split {split!r} can be read; first: {first.message}")
     read = replace(films, table=films.table.iloc[rows].reset_index(drop=True))
     return _align(predictor.bundle, read, manifest, sizes, answers, tuple(unread))
+
+
+def _places(kept: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """(size,) where each row goes when only ``kept`` stay; -1 for the others."""
+    place = np.full(size, -1, np.intp)
+    place[kept] = np.arange(len(kept))
+    return place
 
 
 def _read(films: Manifest, batch_size: int) -> Iterator[list[tuple[int, Radiograph | ImageError]]]:

@@ -22,9 +22,11 @@ from cxr_mtl.data.split import shared_patients, split_hash
 from cxr_mtl.data.split_file import COLUMNS, read_split
 from cxr_mtl.evaluate.boxes import boxes
 from cxr_mtl.evaluate.collect import Answered, Answerer, collect, label_policy
+from cxr_mtl.evaluate.groups import subgroups
 from cxr_mtl.evaluate.plots import SIDE, Panel, box_panel, panels, to_png
 from cxr_mtl.evaluate.report import write_report
-from cxr_mtl.evaluate.results import Row, classification, hierarchy, subgroups
+from cxr_mtl.evaluate.results import Row, classification, hierarchy
+from cxr_mtl.evaluate.studies import study
 from cxr_mtl.metrics.intervals import Resamples, patient_resamples
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import DISCLAIMER, RESULTS_SCHEMA
@@ -68,7 +70,7 @@ def evaluate(
     started = time.monotonic()
     manifest = load_manifest(manifest_path)
     asked: Answerer = LocalPredictor(bundle) if predictor is None else predictor
-    trained = _trained(asked.bundle)
+    trained = learned_from(asked.bundle)
     if not allow_seen:
         check_seen(trained, manifest, split)
     answered = collect(asked, manifest, split, batch_size=batch_size, progress=progress)
@@ -118,14 +120,15 @@ def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) ->
     return {
         "classification": classification(bundle, answered, draws),
         "hierarchy": hierarchy(bundle, answered, draws),
-        "localization": boxes(bundle.box_findings, answered.located(0, learned), draws, seed),
+        "localization": boxes(bundle.box_findings, answered.located(range(learned)), draws, seed),
         # Learned without boxes, so never one number with those that were.
         **(
-            {"weak_localization": boxes(weak, answered.located(learned, learned + len(weak)), draws, seed)}
+            {"weak_localization": boxes(weak, answered.located(range(learned, learned + len(weak))), draws, seed)}
             if weak
             else {}
         ),
-        "subgroups": subgroups(bundle, answered, draws),
+        "study": study(bundle, answered, draws),
+        **subgroups(bundle, answered, draws),
     }
 
 
@@ -158,7 +161,7 @@ def _subject(
     }
 
 
-def _trained(bundle: Bundle) -> pd.DataFrame:
+def learned_from(bundle: Bundle) -> pd.DataFrame:
     """What the bundle was trained and calibrated on, as far as it says."""
     path = bundle.folder / SPLIT
     return read_split(path)[0] if path.is_file() else pd.DataFrame(columns=list(COLUMNS), dtype="str")

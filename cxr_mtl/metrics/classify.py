@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from cxr_mtl.metrics.counts import Floats, Ranking, area_under_roc, average_precision, known_mean, ratio
 
 BINS = 15
+MIN_POSITIVES = 10
+"""Known films with a finding, and as many without it, below which its numbers are too shaky to stand in a mean."""
 Metric = Callable[[ArrayLike, ArrayLike], float]
 
 
@@ -19,6 +21,13 @@ def usable(presence: ArrayLike, score: ArrayLike) -> NDArray[np.bool_]:
     stated = np.asarray(presence, np.float64)
     keep: NDArray[np.bool_] = ((stated == 0) | (stated == 1)) & ~np.isnan(np.asarray(score, np.float64))
     return keep
+
+
+def enough(presence: ArrayLike, score: ArrayLike, least: int = MIN_POSITIVES) -> NDArray[np.bool_]:
+    """(C,) whether (N, C) presence and score hold at least ``least`` usable films with each finding, and without it."""
+    stated, keep = np.asarray(presence, np.float64), usable(presence, score)
+    counts = [(keep & (stated == value)).sum(axis=0) for value in (0, 1)]
+    return np.asarray(np.minimum(*counts) >= least)
 
 
 def ranking(presence: ArrayLike, score: ArrayLike) -> Ranking:

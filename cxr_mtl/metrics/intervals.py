@@ -7,8 +7,11 @@ An interval is the 2.5th to 97.5th percentile of the number over the resamples.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,8 +99,11 @@ class Resamples:
         table = np.asarray(values, np.float64)
         patient = self.patient if film is None else self.patient[film]
         owner = csr_matrix((np.ones(len(table)), (patient, np.arange(len(table)))), (self.num_patients, len(table)))
-        by_patient = owner @ table
-        total = np.empty((len(self), table.shape[1]))
+        return self.weigh(owner @ table)
+
+    def weigh(self, by_patient: Floats) -> Floats:
+        """(1 + R, K) the same from sums that each patient's films have already, (P, K)."""
+        total = np.empty((len(self), by_patient.shape[1]))
         for part, weights in self.blocks():
             total[part] = (by_patient.T @ weights.astype(np.float64)).T
         return total
@@ -139,15 +145,20 @@ def resampled_ranking(presence: ArrayLike, score: ArrayLike, resamples: Resample
         resamples: of the same N films.
     """
     stated, given = np.asarray(presence, np.float64), np.asarray(score, np.float64)
-    keep = usable(stated, given)
-    rankings = [
-        Ranking(stated[k, c] == 1, given[k, c], resamples.patient[k], resamples.num_patients)
-        for c, k in enumerate(keep.T)
-    ]
-    result = Ranked(np.empty((len(resamples), len(rankings))), np.empty((len(resamples), len(rankings))))
-    for part, weights in resamples.blocks():
-        for c, order in enumerate(rankings):
-            steps = order.steps(weights)
-            result.auroc[part, c] = area_under_roc(steps)
-            result.auprc[part, c] = average_precision(steps)
+    result = Ranked(np.empty((len(resamples), stated.shape[1])), np.empty((len(resamples), stated.shape[1])))
+
+    def sort(c: int) -> Ranking:
+        keep = usable(stated[:, c], given[:, c])
+        return Ranking(stated[keep, c] == 1, given[keep, c], resamples.patient[keep], resamples.num_patients)
+
+    def count(c: int, order: Ranking, part: slice, weights: NDArray[np.float32]) -> None:
+        steps = order.steps(weights)
+        result.auroc[part, c] = area_under_roc(steps)
+        result.auprc[part, c] = average_precision(steps)
+
+    columns = range(stated.shape[1])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and scipy let threads run while they compute
+        rankings = list(pool.map(sort, columns))
+        for part, weights in resamples.blocks():
+            list(pool.map(partial(count, part=part, weights=weights), columns, rankings))
     return result
