@@ -25,7 +25,7 @@ from torch import Tensor
 from cxr_mtl.model.classify import LEVELS, ClassifyHead
 from cxr_mtl.model.multitask import ZOOMS, MultiTaskModel, looks, zoomed
 
-STEPS = 32  # of the way from black to the film
+STEPS = 16  # of the way to the film
 PATCH, STRIDE = 8, 16  # a covered patch is an eighth of the side, and moves by a sixteenth: 225 films a map
 CELLS = 16  # a side, to which pixels are added up: single pixels are noise
 TOGETHER = 16  # films of 224 px in one pass; fewer of larger ones, for memory's sake
@@ -103,21 +103,21 @@ def attention(head: ClassifyHead, maps: Sequence[Tensor], finding: int) -> Tenso
     return head.places(head.normed(maps))[0, finding].sigmoid()
 
 
-def integrated_gradients(score: Score, image: Tensor) -> Tensor:
-    """(S, S) what each pixel adds to the logit, on the way from black to the film (Sundararajan et al., 2017).
+def integrated_gradients(score: Score, image: Tensor, start: Tensor) -> Tensor:
+    """(S, S) what each pixel adds to the logit on the way from ``start`` to the film (Sundararajan et al., 2017).
 
-    The sum is the film's logit less that of a black square, to captum's ``compute_convergence_delta``.
+    The sum is the film's logit less that of ``start``, to captum's ``compute_convergence_delta``.
     """
     from captum.attr import IntegratedGradients
 
     attributed: Tensor = IntegratedGradients(score).attribute(
-        image, baselines=0.0, n_steps=STEPS, internal_batch_size=_together(image)
+        image, start, n_steps=STEPS, internal_batch_size=_together(image)
     )
     return attributed[0, 0]
 
 
-def occlusion(score: Score, image: Tensor) -> Tensor:
-    """(S, S) by how much the logit falls where a black patch lies, the mean over the patches at each pixel."""
+def occlusion(score: Score, image: Tensor, cover: Tensor) -> Tensor:
+    """(S, S) by how much the logit falls where a patch shows ``cover``; the mean over the patches at each pixel."""
     from captum.attr import Occlusion
 
     patch, stride = image.shape[-1] // PATCH, image.shape[-1] // STRIDE
@@ -125,10 +125,15 @@ def occlusion(score: Score, image: Tensor) -> Tensor:
         image,
         sliding_window_shapes=(1, patch, patch),
         strides=(1, stride, stride),
-        baselines=0.0,
+        baselines=cover,
         perturbations_per_eval=_together(image),
     )
     return attributed[0, 0]
+
+
+def blurred(image: Tensor) -> Tensor:
+    """The film without anything smaller than some eighth of its side: what it would be with nothing to see in it."""
+    return F.interpolate(F.adaptive_avg_pool2d(image, 8), image.shape[2:], mode="bilinear", align_corners=False)
 
 
 def added_up(pixels: Tensor) -> Tensor:
@@ -146,6 +151,6 @@ _OF_MAPS: dict[str, Callable[[ClassifyHead, Sequence[Tensor], int], Tensor]] = {
     "attention": attention,
 }
 _OF_PIXELS: dict[str, Callable[[Score, Tensor], Tensor]] = {
-    "integrated_gradients": lambda score, image: added_up(integrated_gradients(score, image)),
-    "occlusion": lambda score, image: added_up(occlusion(score, image)),
+    "integrated_gradients": lambda score, image: added_up(integrated_gradients(score, image, blurred(image))),
+    "occlusion": lambda score, image: added_up(occlusion(score, image, blurred(image))),
 }
