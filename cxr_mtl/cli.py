@@ -177,7 +177,12 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and heat map.")] = None,
     operating_point: Annotated[str, typer.Option(help="balanced, f1, sensitive or specific.")] = "balanced",
-    heatmap: Annotated[list[str] | None, typer.Option(help="Finding to map; may be repeated.")] = None,
+    heatmap: Annotated[
+        list[str] | None, typer.Option(help="Finding to map, or `flagged` for each that is; may be repeated.")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (slow).")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
 ) -> None:
@@ -195,6 +200,7 @@ def predict(
         overlay=overlay,
         operating_point=operating_point,
         heatmaps=tuple(heatmap or ()),
+        explain=explain,
         url=url,
         key_file=key_file,
     )

@@ -30,8 +30,9 @@ class CxrHandler:
         _logger.info("%s %s on %s by %s", bundle.name, bundle.version, device, Path(cxr_mtl.__file__).parent)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """As many answers as requests, each with its own status."""
-        responses = answer_requests(self.predictor, data)
+        """As many answers as requests, each with its own status; /predictions and /explanations may share a batch."""
+        asks = [context.get_request_header(index, "explain") for index in range(len(data))]
+        responses = answer_requests(self.predictor, data, [i for i, asked in enumerate(asks) if asked == "True"])
         for index, response in enumerate(responses):
             context.set_response_status(response.status, response.phrase, index)
             context.set_response_content_type(index, "application/json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,34 @@ def test_predict_answers_good_films_and_explains_bad_ones(tiny_bundle: Path, tmp
     assert "Research use only" in done.stdout
     assert "note.dcm" in done.stdout
     assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["good.png"]
+
+
+def test_predict_draws_a_picture_of_each_heat_map(tiny_bundle: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cxr_mtl.cli import app
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 90), dtype=np.uint8)).save(tmp_path / "a.png")
+    asked = ["predict", str(tiny_bundle), str(tmp_path / "a.png"), "--overlay", str(tmp_path / "pictures"), "--json"]
+    done = CliRunner().invoke(
+        app, [*asked, "--heatmap", "Mass", "--heatmap", "Nodule", "--explain", "integrated_gradients"]
+    )
+    assert done.exit_code == 0
+    heats = json.loads(done.stdout)["heatmaps"]
+    assert [(heat["finding"], heat["method"]) for heat in heats] == [
+        ("Mass", "integrated_gradients"),
+        ("Nodule", "integrated_gradients"),
+    ]
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["a.Mass.png", "a.Nodule.png"]
+
+
+def test_predict_refuses_an_unknown_method(tiny_bundle: Path, tmp_path: Path) -> None:
+    from cxr_mtl.errors import ConfigError
+    from cxr_mtl.predict.command import predict_files
+
+    Image.fromarray(np.zeros((80, 90), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="explain 'lime': no such method of heat maps"):
+        predict_files(str(tiny_bundle), [tmp_path / "a.png"], tell=str, explain="lime")
 
 
 def test_predict_refuses_an_unknown_operating_point(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 MAX_FILE_SIZE = "64mb"
 KEEP_SECONDS = 600
 NO_HEAT = ("None", "")
+# Attention is the usual way of the models that have it, and refused by those that have not.
+_WAYS = [
+    ("The model's usual way", ""),
+    ("Grad-CAM", "grad_cam"),
+    ("Integrated gradients", "integrated_gradients"),
+    ("Occlusion (slow)", "occlusion"),
+]
 
 _STYLE = Path(__file__).with_name("demo.css")
 _SET_HEAT = "(value) => { document.documentElement.style.setProperty('--heat', value / 100); }"
@@ -38,7 +45,9 @@ _PRESS = """element.addEventListener('click', (event) => {
 });"""
 
 
-def analyse(predictor: Predictor, file: str | None, mode: str, finding: str | None) -> present.Screen:
+def analyse(
+    predictor: Predictor, file: str | None, mode: str, finding: str | None, explain: str | None = None
+) -> present.Screen:
     """One film's screen.
 
     Args:
@@ -46,11 +55,12 @@ def analyse(predictor: Predictor, file: str | None, mode: str, finding: str | No
         file: path of the film; None for none yet.
         mode: operating point.
         finding: which heat map to show; empty for none.
+        explain: how it is made; empty for the model's usual way.
     """
     if file is None:
         return present.blank()
     started = time.perf_counter()
-    options = Options(operating_point=mode, heatmaps=(finding,) if finding else ())
+    options = Options(mode, heatmaps=(finding,), explain=explain or None) if finding else Options(mode)
     try:
         [answer] = predictor.predict([Path(file)], options)
         if isinstance(answer, CxrError):
@@ -70,8 +80,8 @@ def build(predictor: Predictor, *, title: str = "cxr_mtl", examples: Path | None
         examples: folder of films to offer; None for no offer.
     """
 
-    def run(file: str | None, mode: str, finding: str | None) -> tuple[Any, ...]:
-        screen = analyse(predictor, file, mode, finding)
+    def run(file: str | None, mode: str, finding: str | None, explain: str | None) -> tuple[Any, ...]:
+        screen = analyse(predictor, file, mode, finding, explain)
         return screen.film, screen.table, screen.tree, screen.body, screen.facts
 
     def press(finding: str | None, event: gr.EventData) -> str:
@@ -84,7 +94,7 @@ def build(predictor: Predictor, *, title: str = "cxr_mtl", examples: Path | None
         start = present.blank()
         with gr.Row(elem_id="cxr-screen"):
             with gr.Column(scale=4, min_width=250):
-                file, mode, finding = _controls(examples)
+                file, mode, finding, explain = _controls(examples)
             with gr.Column(scale=9, min_width=300, elem_id="cxr-film"):
                 film = _html(start.film, "Film")
             with gr.Column(scale=8, min_width=300), gr.Tabs():
@@ -98,14 +108,19 @@ def build(predictor: Predictor, *, title: str = "cxr_mtl", examples: Path | None
         # One film at a time: the model uses all cores as it is.
         answer: dict[str, Any] = {
             "fn": run,
-            "inputs": [file, mode, finding],
+            "inputs": [file, mode, finding, explain],
             "outputs": [film, table, tree, body, facts],
             "show_progress": "minimal",
             "show_progress_on": film,
             "concurrency_limit": 1,
             "concurrency_id": "model",
         }
-        gr.on([file.change, mode.input, finding.input], api_name="predict", trigger_mode="always_last", **answer)
+        gr.on(
+            [file.change, mode.input, finding.input, explain.input],
+            api_name="predict",
+            trigger_mode="always_last",
+            **answer,
+        )
         table.select(press, finding, finding, show_progress="hidden", api_visibility="private").then(
             api_visibility="private", **answer
         )
@@ -232,7 +247,7 @@ def _predictor(bundle: Path | None, url: str | None, key_file: Path | None) -> P
     raise ConfigError("The demo answers with one bundle or one server.", hint="Give --bundle DIR or --url URL.")
 
 
-def _controls(examples: Path | None) -> tuple[gr.File, gr.Radio, gr.Dropdown]:
+def _controls(examples: Path | None) -> tuple[gr.File, gr.Radio, gr.Dropdown, gr.Dropdown]:
     """The left column. Opacity and outlines are the page's own business and never reach the server."""
     # No file_types: Gradio would refuse a DICOM file without an extension. Reading looks at the content.
     file = gr.File(label="Film (PNG, JPEG, DICOM)", height=150, elem_id="cxr-file")
@@ -243,11 +258,12 @@ def _controls(examples: Path | None) -> tuple[gr.File, gr.Radio, gr.Dropdown]:
     mode = gr.Radio(modes, value="balanced", label="Operating point", info=present.MODES_HELP)
     # Any value is let through: what the model knows is seen from its answers, and it says itself what it does not know.
     finding = gr.Dropdown([NO_HEAT], value="", label="Heat map", allow_custom_value=True)
+    explain = gr.Dropdown(_WAYS, value="", label="Heat map by")
     strength = gr.Slider(0, 100, value=round(100 * HEAT_STRENGTH), step=5, label="Heat map opacity, %")
     strength.input(None, strength, None, js=_SET_HEAT, api_visibility="private")
     outlines = gr.Checkbox(True, label="Show boxes")
     outlines.input(None, outlines, None, js=_SET_BOXES, api_visibility="private")
-    return file, mode, finding
+    return file, mode, finding, explain
 
 
 def _html(value: str, label: str, *, js_on_load: str | None = None, elem_id: str | None = None) -> gr.HTML:

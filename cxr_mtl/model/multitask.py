@@ -95,22 +95,28 @@ def judge(model: MultiTaskModel, images: Tensor, views: int) -> Outputs:
         images: (B, 1, S, S) uint8.
         views: looks at each film, 1 to 5, each at another size; boxes and features are those of the first.
     """
-    first: Outputs = model(normalise(images))
-    if views == 1:
+    own, *others = looks(images, views)
+    first: Outputs = model(own)
+    if not others:
         return first
-    looks = [model.judge_findings(normalise(_zoomed(images.float(), zoom))) for zoom in ZOOMS[: views - 1]]
-    findings, hierarchy = zip((first.findings, first.hierarchy), *looks, strict=True)
+    more = [model.judge_findings(look) for look in others]
+    findings, hierarchy = zip((first.findings, first.hierarchy), *more, strict=True)
     first.findings, first.hierarchy = torch.stack(findings).mean(0), torch.stack(hierarchy).mean(0)
     return first
 
 
-def _zoomed(images: Tensor, zoom: float) -> Tensor:
-    """The films about their centre, larger or smaller in the same square; what comes from outside is black."""
+def looks(images: Tensor, views: int) -> list[Tensor]:
+    """(B, 1, S, S) films, 0 to 255, as the network sees them at each of its looks; the first is the film as it is."""
+    return [normalise(images), *(normalise(zoomed(images.float(), zoom)) for zoom in ZOOMS[: views - 1])]
+
+
+def zoomed(images: Tensor, zoom: float) -> Tensor:
+    """The films about their centre, larger or smaller in the same square; what comes from outside is 0."""
     matrix = torch.tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]], device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 1, S, S) to the float the network is trained on."""
+    """(B, 1, S, S), 0 to 255, to the float the network is trained on."""
     return (images.float() / 255 - MEAN) / SPREAD

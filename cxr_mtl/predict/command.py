@@ -26,6 +26,7 @@ def predict_files(
     overlay: Path | None = None,
     operating_point: str = "balanced",
     heatmaps: tuple[str, ...] = (),
+    explain: str | None = None,
     url: str | None = None,
     key_file: Path | None = None,
 ) -> int:
@@ -36,9 +37,10 @@ def predict_files(
         files: to judge, in this order.
         tell: called with one text a file.
         as_json: the prediction contract instead of a table.
-        overlay: folder for pictures; the first of ``heatmaps`` is drawn on them.
+        overlay: folder for pictures: one a film, or with several heat maps one a map.
         operating_point: by name.
-        heatmaps: findings to map.
+        heatmaps: findings to map; ``flagged`` for each that is.
+        explain: method of the maps; None for the model's usual one.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
     """
@@ -49,7 +51,7 @@ def predict_files(
         predictor = RemotePredictor(url, read_key(key_file) if key_file else None, model=bundle)
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    options = Options(operating_point=operating_point, heatmaps=heatmaps)
+    options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain)
     failed = 0
     pictures = picture_names(files)
     for start in range(0, len(files), TOGETHER):
@@ -63,10 +65,20 @@ def predict_files(
                 continue
             tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else in_words(file, result))
             if overlay is not None:
-                mapped = next((heat.finding for heat in result.heatmaps), None)  # none of a finding never trained
-                picture = draw_overlay(read_image(file), result, heatmap=mapped)
-                picture.save(overlay / pictures[file])
+                save_pictures(file, result, overlay / pictures[file])
     return failed
+
+
+def save_pictures(file: Path, prediction: Prediction, target: Path) -> None:
+    """The film with its boxes as ``target``; with several heat maps one picture of each, the finding in its name."""
+    film = read_image(file)
+    mapped = [heat.finding for heat in prediction.heatmaps]  # none of a finding never trained
+    if len(mapped) < 2:
+        draw_overlay(film, prediction, heatmap=next(iter(mapped), None)).save(target)
+        return
+    for finding in mapped:
+        name = "".join(letter if letter.isalnum() or letter in "-_ " else "-" for letter in finding)
+        draw_overlay(film, prediction, heatmap=finding).save(target.with_name(f"{target.stem}.{name}.png"))
 
 
 def picture_names(files: Sequence[Path]) -> dict[Path, str]:

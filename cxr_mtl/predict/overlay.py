@@ -19,8 +19,14 @@ from cxr_mtl.types import DISCLAIMER, Heatmap, Prediction, Radiograph
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-HEAT_CAPTION = "Heat map: where the score of {finding} is sensitive, not where disease is."
-EMPTY_HEAT_CAPTION = "The heat map of {finding} is empty: nothing in the film raises its score."
+METHODS = {
+    "grad_cam": "Grad-CAM",
+    "attention": "attention",
+    "integrated_gradients": "integrated gradients",
+    "occlusion": "occlusion",
+}
+HEAT_CAPTION = "Heat map ({method}): where the score of {finding} is sensitive, not where disease is."
+EMPTY_HEAT_CAPTION = "The heat map ({method}) of {finding} is empty: nothing in the film raises its score."
 HEAT_STRENGTH = 0.4
 
 # Below this the labels would cover the film, so a thumbnail is enlarged.
@@ -52,7 +58,7 @@ def heat_layer(heatmap: Heatmap, size: tuple[int, int], strength: float = 1.0) -
 def heat_caption(heatmap: Heatmap) -> str:
     """What must be said beside a heat map."""
     caption = HEAT_CAPTION if _decode(heatmap).getbbox() else EMPTY_HEAT_CAPTION
-    return caption.format(finding=heatmap.finding)
+    return caption.format(finding=heatmap.finding, method=METHODS.get(heatmap.method, heatmap.method))
 
 
 def find_heatmap(prediction: Prediction, finding: str) -> Heatmap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,9 @@ from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
 from cxr_mtl.model.multitask import judge
 from cxr_mtl.model.weak import weak_boxes
-from cxr_mtl.predict.heatmap import grad_cam, strength, to_film, to_png
-from cxr_mtl.predict.response import check_options, respond
+from cxr_mtl.predict.explain import explain
+from cxr_mtl.predict.heatmap import strength, to_film, to_png
+from cxr_mtl.predict.response import check_options, findings_to_map, respond
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
 
 FloatTable = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -83,9 +85,10 @@ class LocalPredictor:
             outputs, boxes = self._forward(list(films.values()))
             answers = self._answers(outputs, boxes)
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
-                options = requests[i][1]
-                maps = [self._heatmap(outputs, row, boxes[row], answer, name, options) for name in options.heatmaps]
-                results[i] = respond(self.bundle, film, answer, options, [m for m in maps if m is not None])
+                prediction = respond(self.bundle, film, answer, requests[i][1])
+                maps = [m[row : row + 1] for m in outputs.features]
+                heatmaps = self._heatmaps(film, maps, answer, prediction, requests[i][1])
+                results[i] = replace(prediction, heatmaps=heatmaps)
         return [r for r in results if r is not None]
 
     def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
@@ -144,21 +147,22 @@ class LocalPredictor:
             for letterbox, film_boxes, film_scores in zip(letterboxes, boxes, scores, strict=True)
         ]
 
-    def _heatmap(
-        self, outputs: Outputs, row: int, box: Letterbox, answer: Answer, name: str, options: Options
-    ) -> Heatmap | None:
-        column = self.bundle.ontology.index(name)
-        probability = float(answer.finding_probability[column])
-        threshold = self.bundle.operating_points[options.operating_point].get(name)
-        if threshold is None or not self.bundle.sees(name):
-            return None  # never trained: there is no score to explain
-        head, maps = self.bundle.model.findings, [m[row : row + 1] for m in outputs.features]
-        if head.pooling == "attention":  # the head says itself where it looks
-            with torch.no_grad():
-                cam = head.places(head.normed(maps))[0, column].sigmoid()
-        else:
-            cam = grad_cam(head, maps, column)
-        return Heatmap(name, to_png(to_film(strength(cam, probability, threshold), box)))
+    def _heatmaps(
+        self, film: Radiograph, maps: Sequence[Tensor], answer: Answer, prediction: Prediction, options: Options
+    ) -> tuple[Heatmap, ...]:
+        bundle, heatmaps = self.bundle, []
+        network, thresholds = bundle.description.model, bundle.operating_points[options.operating_point]
+        method = options.explain or ("attention" if network.pooling == "attention" else "grad_cam")
+        for name in findings_to_map(bundle, prediction, options):
+            if name not in thresholds or not bundle.sees(name):
+                continue  # never trained: there is no score to explain
+            square, box = to_input(film.pixels, bundle.image_size)
+            image = torch.from_numpy(square)[None, None].to(self._device)
+            column = bundle.ontology.index(name)
+            heat = explain(method, bundle.model, image, maps, column, network.views)
+            shown = strength(heat, float(answer.finding_probability[column]), thresholds[name])
+            heatmaps.append(Heatmap(name, to_png(to_film(shown, box)), method))
+        return tuple(heatmaps)
 
 
 def _scored(

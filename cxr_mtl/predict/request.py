@@ -12,20 +12,20 @@ import difflib
 import json
 import logging
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.types import Options, Prediction
+from cxr_mtl.types import FLAGGED, Options, Prediction
 
 Row = Mapping[str, Any] | bytes | bytearray
 
 IMAGE_FIELDS = ("data", "body", "image")
 """Where a film may lie: a form's file, TorchServe's raw body, JSON's base64."""
-OPTION_FIELDS = ("operating_point", "findings", "boxes", "heatmaps")
+OPTION_FIELDS = ("operating_point", "findings", "boxes", "heatmaps", "explain")
 
 _HOW = "Send the file itself (curl -T FILM URL), a form field 'data', or JSON with base64 under 'image'."
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -73,13 +73,22 @@ def parse_request(row: Row) -> tuple[bytes, Options]:
     return _film(fields.pop(films[0])), _options(fields)
 
 
-def answer_requests(predictor: AnswersEach, rows: Sequence[Row]) -> list[Response]:
-    """Answers as many as there are rows, in their order, whatever the rows hold. All good rows share a forward pass."""
+def answer_requests(predictor: AnswersEach, rows: Sequence[Row], explained: Collection[int] = ()) -> list[Response]:
+    """Answers as many as there are rows, in their order, whatever the rows hold. All good rows share a forward pass.
+
+    Args:
+        predictor: who answers.
+        rows: the requests.
+        explained: rows that get a heat map of each flagged finding where they name no finding to map.
+    """
     responses: dict[int, Response] = {}
     requests: dict[int, tuple[bytes, Options]] = {}
     for index, row in enumerate(rows):
         try:
-            requests[index] = parse_request(row)
+            film, options = parse_request(row)
+            if index in explained and not options.heatmaps:
+                options = replace(options, heatmaps=(FLAGGED,))
+            requests[index] = film, options
         except ImageError as error:
             responses[index] = _error_response(error)
         except Exception as error:
@@ -95,6 +104,7 @@ def options_to_dict(options: Options) -> dict[str, Any]:
         "findings": None if options.findings is None else list(options.findings),
         "boxes": options.boxes,
         "heatmaps": list(options.heatmaps),
+        "explain": options.explain,
     }
 
 
@@ -171,8 +181,9 @@ def _film(content: Any) -> bytes:
 
 def _options(fields: Mapping[str, Any]) -> Options:
     chosen = {name: _text(value) for name, value in fields.items() if name in OPTION_FIELDS and value is not None}
-    if not isinstance(chosen.get("operating_point", ""), str):
-        raise _bad("'operating_point' is not text.", "Such as balanced.")
+    for field, example in (("operating_point", "balanced"), ("explain", "grad_cam")):
+        if not isinstance(chosen.get(field, ""), str):
+            raise _bad(f"'{field}' is not text.", f"Such as {example}.")
     for field in ("findings", "heatmaps"):
         if field in chosen:
             chosen[field] = _names(field, chosen[field])

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.regions import fuse_regions
-from cxr_mtl.types import Answer, FindingCall, Heatmap, Node, Options, Prediction, Radiograph
+from cxr_mtl.types import EXPLANATIONS, FLAGGED, Answer, FindingCall, Node, Options, Prediction, Radiograph
 
 DIGITS = 6  # of a probability in the answer: enough to compare two servers, few enough to read
 
 
-def respond(
-    bundle: Bundle, film: Radiograph, answer: Answer, options: Options, heatmaps: Sequence[Heatmap] = ()
-) -> Prediction:
-    """Apply an operating point to one film's numbers."""
+def respond(bundle: Bundle, film: Radiograph, answer: Answer, options: Options) -> Prediction:
+    """Apply an operating point to one film's numbers; heat maps are for the predictor to add."""
     thresholds = bundle.operating_points[options.operating_point]
     wanted = [f for f in bundle.ontology.findings if not f.group]
     if options.findings is not None:
@@ -56,7 +54,6 @@ def respond(
         hierarchy=nodes,
         boxes=tuple(shown),
         warnings=film.notes,
-        heatmaps=tuple(heatmaps),
         regions=fuse_regions(shown),
     )
 
@@ -65,23 +62,33 @@ def check_options(bundle: Bundle, options: Options) -> None:
     """Refuse what this bundle cannot give.
 
     Raises:
-        ImageError: status 400; an unknown operating point or finding.
+        ImageError: status 400; an unknown operating point, finding or method of heat maps.
     """
     if options.operating_point not in bundle.operating_points:
-        raise ImageError(
+        raise _bad(
             f"operating_point '{options.operating_point}' is not one of this model's.",
-            code="bad_request",
-            status=400,
-            hint=f"Choose one of: {', '.join(bundle.operating_points)}.",
+            f"Choose one of: {', '.join(bundle.operating_points)}.",
         )
-    for name in (*(options.findings or ()), *options.heatmaps):
-        if name not in bundle.ontology.names:
-            raise ImageError(
-                f"'{name}' is not a finding of this model.",
-                code="bad_request",
-                status=400,
-                hint=f"It knows: {', '.join(bundle.ontology.names)}.",
-            )
+    known = bundle.ontology.names
+    for name in (*(options.findings or ()), *(name for name in options.heatmaps if name != FLAGGED)):
+        if name not in known:
+            raise _bad(f"'{name}' is not a finding of this model.", f"It knows: {', '.join(known)}.")
+    attends = bundle.description.model.pooling == "attention"
+    methods = [method for method in EXPLANATIONS if attends or method != "attention"]
+    if options.explain is not None and options.explain not in methods:
+        why = "this model has none" if options.explain == "attention" else "no such method of heat maps"
+        raise _bad(f"explain '{options.explain}': {why}.", f"Choose one of: {', '.join(methods)}.")
+
+
+def findings_to_map(bundle: Bundle, prediction: Prediction, options: Options) -> list[str]:
+    """The findings that heat maps are asked for, by name, each once."""
+    asked = options.heatmaps or ((FLAGGED,) if options.explain else ())
+    flagged = [f.name for f in prediction.findings if f.call == "positive" and f.name != bundle.ontology.normal]
+    return list(dict.fromkeys(name for wish in asked for name in (flagged if wish == FLAGGED else (wish,))))
+
+
+def _bad(message: str, hint: str) -> ImageError:
+    return ImageError(message, code="bad_request", status=400, hint=hint)
 
 
 def _call(name: str, probability: float, thresholds: Mapping[str, float]) -> FindingCall:

@@ -8,6 +8,8 @@ Three words, three meanings: ``presence`` is a label, ``probability`` is calibra
 from cxr_mtl.types.answers import (
     DEFAULT_OPTIONS,
     DISCLAIMER,
+    EXPLANATIONS,
+    FLAGGED,
     PREDICTION_SCHEMA,
     RESULTS_SCHEMA,
     Answer,
@@ -25,6 +27,8 @@ __all__ = [
     "ABSENT",
     "DEFAULT_OPTIONS",
     "DISCLAIMER",
+    "EXPLANATIONS",
+    "FLAGGED",
     "PREDICTION_SCHEMA",
     "PRESENT",
     "RESULTS_SCHEMA",

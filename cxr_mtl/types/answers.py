@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 PREDICTION_SCHEMA = "cxr-mtl.prediction/1"
 RESULTS_SCHEMA = "cxr-mtl.results/1"
 DISCLAIMER = "Research use only. Not for clinical use."
+EXPLANATIONS = ("grad_cam", "attention", "integrated_gradients", "occlusion")
+"""Methods of a heat map; what each shows stands in predict/explain.py."""
+FLAGGED = "flagged"
+"""Instead of a finding to map: every one that is called, but for the one that says that a film shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,16 @@ class Options:
         operating_point: ``balanced``, ``f1``, ``sensitive`` or ``specific``.
         findings: only these; None for all.
         boxes: whether to answer with boxes.
-        heatmaps: findings to answer with a heat map for.
+        heatmaps: findings to answer with a heat map for; ``flagged`` for each that is called.
+        explain: one of ``EXPLANATIONS``, by which the maps are made; None for the model's own attention where it has
+            one, and Grad-CAM else. Without ``heatmaps`` it asks for those of what is flagged.
     """
 
     operating_point: str = "balanced"
     findings: tuple[str, ...] | None = None
     boxes: bool = True
     heatmaps: tuple[str, ...] = ()
+    explain: str | None = None
 
 
 DEFAULT_OPTIONS = Options()
@@ -99,10 +106,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """Where one finding's score is sensitive: PNG, 8-bit grey, base64, covering the whole submitted film."""
+    """Where one finding's score is sensitive: PNG, 8-bit grey, base64, covering the whole submitted film.
+
+    ``method`` is the one of ``EXPLANATIONS`` that made it.
+    """
 
     finding: str
     png: str
+    method: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +164,7 @@ class Prediction:
                 for r in self.regions
             ]
         if self.heatmaps:
-            body["heatmaps"] = [{"finding": h.finding, "png": h.png} for h in self.heatmaps]
+            body["heatmaps"] = [{"finding": h.finding, "method": h.method, "png": h.png} for h in self.heatmaps]
         return body
 
     @classmethod
@@ -173,7 +184,7 @@ class Prediction:
                 ScoredBox(b["finding"], b["score"], _four(b["xyxy"]), b.get("weak", False)) for b in body["boxes"]
             ),
             warnings=tuple(body["warnings"]),
-            heatmaps=tuple(Heatmap(h["finding"], h["png"]) for h in body.get("heatmaps", ())),
+            heatmaps=tuple(Heatmap(h["finding"], h["png"], h["method"]) for h in body.get("heatmaps", ())),
             regions=tuple(
                 Region(_four(r["xyxy"]), tuple((f["finding"], f["score"]) for f in r["findings"]))
                 for r in body.get("regions", ())

@@ -38,10 +38,10 @@ def make_film(width: int = 300, height: int = 200) -> Radiograph:
     return Radiograph(pixels, "png", False, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
-def make_heatmap(finding: str, values: np.ndarray) -> Heatmap:
+def make_heatmap(finding: str, values: np.ndarray, method: str = "grad_cam") -> Heatmap:
     stream = io.BytesIO()
     Image.fromarray((values * 255).round().astype(np.uint8)).save(stream, "png")
-    return Heatmap(finding, base64.b64encode(stream.getvalue()).decode())
+    return Heatmap(finding, base64.b64encode(stream.getvalue()).decode(), method)
 
 
 def make_prediction(film: Radiograph, options: Options = Options()) -> Prediction:  # noqa: B008 (frozen)

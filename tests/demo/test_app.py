@@ -85,6 +85,8 @@ def test_the_controls_reach_the_predictor(served: Served, film: Path) -> None:
     assert served.predictor.asked[-1] == Options("sensitive")
     served.ask(film, "f1", "Mass")
     assert served.predictor.asked[-1] == Options("f1", heatmaps=("Mass",))
+    served.client.predict(handle_file(film), "f1", "Mass", "occlusion", api_name="/predict")
+    assert served.predictor.asked[-1] == Options("f1", heatmaps=("Mass",), explain="occlusion")
 
 
 def test_a_dicom_file_without_extension_is_read(served: Served, real_films: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from cxr_mtl.model.localize import (
     select_boxes,
     strides,
 )
-from cxr_mtl.model.multitask import _zoomed, judge, make_model, normalise
+from cxr_mtl.model.multitask import judge, make_model, normalise, zoomed
 
 SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4, "img_size": 64}
 FAMILIES = [
@@ -87,7 +87,7 @@ def test_looks_are_averaged_and_leave_boxes_alone(pooling: Any) -> None:
 def test_a_look_keeps_the_films_centre_and_side() -> None:
     film = torch.zeros(1, 1, 64, 64)
     film[..., 40:48, 28:36] = 255.0
-    larger = _zoomed(film, 1.5)
+    larger = zoomed(film, 1.5)
     y, x = (larger[0, 0] > 127).nonzero().float().mean(0).tolist()
     assert (y - 31.5, x - 31.5) == pytest.approx((12 * 1.5, 0), abs=0.6)
 

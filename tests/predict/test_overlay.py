@@ -28,7 +28,7 @@ def make_film(width: int, height: int, value: float = 0.5) -> Radiograph:
 def make_heatmap(values: np.ndarray, finding: str = "F0") -> Heatmap:
     stream = io.BytesIO()
     Image.fromarray(values.astype(np.uint8)).save(stream, "png")
-    return Heatmap(finding, base64.b64encode(stream.getvalue()).decode())
+    return Heatmap(finding, base64.b64encode(stream.getvalue()).decode(), "grad_cam")
 
 
 def make_prediction(boxes: list[ScoredBox], *heatmaps: Heatmap) -> Prediction:

@@ -20,7 +20,8 @@ from cxr_mtl.errors import ImageError
 from cxr_mtl.model.classify import ClassifyHead
 from cxr_mtl.model.encoder import make_encoder
 from cxr_mtl.model.localize import make_anchors
-from cxr_mtl.predict.heatmap import grad_cam, strength, to_film
+from cxr_mtl.predict.explain import grad_cam
+from cxr_mtl.predict.heatmap import strength, to_film
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import DISCLAIMER, Options, Outputs, Prediction
 
@@ -204,7 +205,7 @@ def test_heat_lands_where_it_was() -> None:
     """A hot cell of the input square appears at the matching place of a film twice as wide as high."""
     heat = torch.zeros(8, 8)
     heat[4, 6] = 1  # x .75 to .875, y .5 to .625 of the square
-    film = to_film(heat, Letterbox(200, 100, 64))
+    film = to_film(heat, Letterbox(200, 100, 64)).numpy()
     y, x = np.unravel_index(film.argmax(), film.shape)
     assert film.shape == (100, 200)
     assert 150 <= x <= 175  # the film fills the square's width

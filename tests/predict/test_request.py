@@ -14,18 +14,20 @@ from hypothesis import strategies as st
 
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.request import Response, answer_requests, options_to_dict, parse_request
-from cxr_mtl.types import FindingCall, Options, Prediction
+from cxr_mtl.types import FLAGGED, FindingCall, Options, Prediction
 
 FILM = b"\x89PNG film"
-WANTED = Options("sensitive", findings=("Effusion", "Edema"), boxes=False, heatmaps=("Effusion",))
+WANTED = Options("sensitive", findings=("Effusion", "Edema"), boxes=False, heatmaps=("Effusion",), explain="occlusion")
 names = st.lists(st.text(), max_size=3).map(tuple)
-any_options = st.builds(Options, st.text(), st.none() | names, st.booleans(), names)
+any_options = st.builds(Options, st.text(), st.none() | names, st.booleans(), names, st.none() | st.text())
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-field_names = st.sampled_from(["data", "body", "image", "operating_point", "findings", "boxes", "heatmaps", "boxs"])
+field_names = st.sampled_from(
+    ["data", "body", "image", "operating_point", "findings", "boxes", "heatmaps", "explain", "boxs"]
+)
 
 
 class FakePredictor:
@@ -77,7 +79,7 @@ def test_a_film_arrives_however_it_is_sent(row: Any) -> None:
 
 def test_options_of_a_form_are_text() -> None:
     form = {"operating_point": b"sensitive", "findings": b"Effusion, Edema", "boxes": b"false", "heatmaps": b"Effusion"}
-    assert parse_request({"data": FILM} | form) == (FILM, WANTED)
+    assert parse_request({"data": FILM, "explain": b"occlusion"} | form) == (FILM, WANTED)
 
 
 @given(st.binary(), any_options)
@@ -106,6 +108,7 @@ def test_json_brings_back_what_the_client_wants(film: bytes, options: Options) -
         ({"data": FILM, "boxes": b"maybe"}, "'boxes' is neither", ""),
         ({"data": FILM, "findings": b"\xff"}, "not UTF-8", ""),
         ({"body": {"image": "AAAA", "operating_point": 3}}, "'operating_point' is not text", "balanced"),
+        ({"body": {"image": "AAAA", "explain": ["occlusion"]}}, "'explain' is not text", "grad_cam"),
         ({"body": {"image": "AAAA", "findings": "Edema", "heatmaps": [3]}}, "'heatmaps' is not a list", "commas"),
         ({"body": {"image": "AAAA", "findings": {"Edema": 1}}}, "'findings' is not a list", "commas"),
         ({"body": {"image": "AAAA", "boxes": 2}}, "'boxes' is neither", ""),
@@ -156,6 +159,19 @@ def test_a_film_that_trips_the_model_costs_only_itself(caplog: pytest.LogCapture
 def test_an_answer_that_is_no_json_is_a_fault_of_ours() -> None:
     responses, _ = answer(b"nan")
     assert responses[0].status == 500
+
+
+def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_findings() -> None:
+    asked: list[Options] = []
+
+    class Listens(FakePredictor):
+        def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+            asked.append(options)
+            return super()._answer(source, options)
+
+    rows = [FILM, FILM, {}, {"data": FILM, "heatmaps": b"Mass"}]
+    assert [r.status for r in answer_requests(Listens(), rows, [1, 2, 3])] == [200, 200, 400, 200]
+    assert [options.heatmaps for options in asked] == [(), (FLAGGED,), ("Mass",)]
 
 
 def test_an_empty_batch_asks_nothing() -> None:

@@ -30,7 +30,7 @@ from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.state import ServerInfo, load_state
-from cxr_mtl.types import Options, Prediction
+from cxr_mtl.types import FLAGGED, Options, Prediction
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ts")
@@ -178,6 +178,24 @@ def test_every_way_of_asking_gives_the_local_answer(server: Server, local: Local
     form = {"operating_point": "specific", "findings": "Edema,Nodule", "boxes": "false"}
     answer = server.client.post(server.url, data=form, files={"data": film})
     close(answer.json() | {}, expected(local, film, Options("specific", ("Edema", "Nodule"), boxes=False)))
+
+
+def test_explanations_map_what_is_flagged(server: Server, local: LocalPredictor) -> None:
+    url, film = server.url.replace("/predictions/", "/explanations/"), png(7)
+    wanted = Options("sensitive", heatmaps=(FLAGGED,), explain="integrated_gradients")
+    body = {"image": base64.b64encode(film).decode(), "operating_point": "sensitive", "explain": wanted.explain}
+    answer = server.client.post(url, json=body).json()
+    assert {heat["method"] for heat in answer["heatmaps"]} == {"integrated_gradients"}
+    close(answer | {"heatmaps": []}, expected(local, film, wanted) | {"heatmaps": []})
+    bare = server.client.put(url, content=film).json()
+    assert [heat["finding"] for heat in bare["heatmaps"]] == [f["name"] for f in flagged(bare)]
+    wrong = server.client.post(url, json=body | {"explain": "attention"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "bad_request")
+    assert "explain 'attention'" in wrong.json()["error"]["message"]
+
+
+def flagged(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [f for f in answer["findings"] if f["call"] == "positive" and f["name"] != "No Finding"]
 
 
 def test_the_remote_predictor_gives_the_local_answers(server: Server, local: LocalPredictor, tmp_path: Path) -> None:
