@@ -65,7 +65,6 @@ def precision_recall(name: str, presence: Floats, probability: Floats, row: Mapp
     area = _said(row["auprc"])
     at = _point(row)
     dot = [Dots(np.array([at[0]]), np.array([at[2]]), np.ones(1), OTHER)] if at and at[2] is not None else []
-    low = share < 0.75
     return Chart(
         "Precision and recall",
         area.split(" ")[0],
@@ -76,7 +75,7 @@ def precision_recall(name: str, presence: Floats, probability: Floats, row: Mapp
             Line(_ends, np.full(2, share), GUIDE),
             Line(x, y),
             *dot,
-            Note(1.0, share + (0.03 if low else -0.09), f"prevalence {share:.2g}", anchor="end"),
+            _said_prevalence(share, float(np.nanmax(y[x >= 0.4], initial=0.0))),
         ),
     )
 
@@ -118,9 +117,9 @@ def scores(name: str, presence: Floats, probability: Floats, row: Mapping[str, A
     threshold = [] if cut is None else [Line(np.repeat(_place(cut), 2), np.array([-top, top]), OTHER, dashed=True)]
     return Chart(
         "Scores",
-        "" if cut is None else f"threshold {cut:.2g}",
+        "" if cut is None else f"threshold {cut:#.2g}",
         f"Distribution of the probabilities of {name}: films with it above, films without it below the line"
-        + ("." if cut is None else f"; the balanced threshold is {cut:.2g}."),
+        + ("." if cut is None else f"; the balanced threshold is {cut:#.2g}."),
         Axis("probability given", -FAR, FAR, tuple((float(_place(p)), text) for p, text in _SCORE_TICKS)),
         Axis("share of films", -top, top, ((-top, f"{top:.0%}"), (0.0, "0"), (top, f"{top:.0%}"))),
         (
@@ -148,7 +147,7 @@ def box_accuracy(found: Mapping[str, Any]) -> Chart:
         "Share of findings whose best box reaches an overlap: "
         + ", ".join(f"{value:.2f} at {t:g}" for t, value in zip(places, at, strict=True))
         + ".",
-        Axis("T(IoU)", float(places[0]), float(places[-1]), tuple((float(t), _tick(t)) for t in places)),
+        Axis("T(IoU)", float(places[0]) - 0.03, float(places[-1]), tuple((float(t), _tick(t)) for t in places)),
         _unit("share reached"),
         tuple(mark for label, values, tone in rows for mark in _with_band(places, values, tone, label)),
         wide=True,
@@ -172,7 +171,7 @@ def froc(found: Mapping[str, Any]) -> Chart:
         + " false boxes a film.",
         Axis(
             "false boxes a film",
-            float(places[0]),
+            float(places[0]) - 0.3,
             float(places[-1]),
             tuple((float(p), _tick(rate)) for p, rate in zip(places, rates, strict=True)),
         ),
@@ -194,6 +193,14 @@ def _with_band(x: Floats, rows: Sequence[Mapping[str, Any]], tone: str, label: s
 
 
 _ends = np.array([0.0, 1.0])
+
+
+def _said_prevalence(share: float, right: float) -> Note:
+    """Below its line, or where the curve is not: it runs at most so high over the right of the panel."""
+    text = f"prevalence {share:#.2g}"
+    if share >= 0.14:
+        return Note(1.0, share - 0.1, text, anchor="end")
+    return Note(1.0, 0.9, text, anchor="end") if right < 0.8 else Note(0.04, share + 0.04, text)
 
 
 def _unit(label: str) -> Axis:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_mtl.bundle import Bundle
@@ -22,7 +24,8 @@ from cxr_mtl.data.geometry import rescale_boxes
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ImageError
 from cxr_mtl.evaluate.collect import Answered
-from cxr_mtl.predict.marks import format_number
+from cxr_mtl.metrics.localize import Boxes
+from cxr_mtl.predict.marks import XYXY, format_number
 from cxr_mtl.predict.overlay import HEAT_STRENGTH, film_image, find_heatmap, heat_caption, heat_layer
 from cxr_mtl.types import Heatmap, Options, Prediction
 
@@ -86,18 +89,20 @@ class Shown:
 
 
 def choose(bundle: Bundle, answered: Answered, findings: Sequence[str]) -> list[Case]:
-    """For each of a few findings the surest true positive, the surest false positive and the worst miss.
+    """For each of a few findings the surest true positive, the worst miss and the surest false positive.
 
-    The findings are those with the most annotated boxes, then those with the most films: there a picture says most.
+    The findings are those with the most annotated boxes, then those with the most films: there a picture says most. For
+    the same reason the first two are of films with an annotated box, where there are any.
 
     Args:
         findings: those that were measured.
     """
     cuts = bundle.operating_points.get(POINT, {})
-    boxed = {name: int((answered.annotated.finding == d).sum()) for d, name in enumerate(bundle.located)}
+    drawn = [box.finding for film in range(len(answered.manifest)) for box in answered.manifest.boxes(film)]
+    boxed = Counter(drawn)
 
     def weight(name: str) -> tuple[int, int]:
-        return boxed.get(name, 0), int((answered.presence[:, bundle.ontology.index(name)] == 1).sum())
+        return boxed[name], int((answered.presence[:, bundle.ontology.index(name)] == 1).sum())
 
     order = sorted((name for name in findings if name in cuts), key=weight, reverse=True)
     return [case for name in order[:MOST_FINDINGS] for case in _of_finding(bundle, answered, name, cuts[name])]
@@ -107,9 +112,10 @@ def _of_finding(bundle: Bundle, answered: Answered, name: str, cut: float) -> li
     column = bundle.ontology.index(name)
     presence, probability = answered.presence[:, column], answered.probability[:, column]
     present, absent, called = presence == 1, presence == 0, probability >= cut
+    boxed = np.array([bool(_by_readers(answered, film, name)) for film in range(len(presence))])
     wanted = {
-        "true positive": (present & called, -probability),
-        "false negative": (present & (probability < cut), probability),
+        "true positive": (_if_any(present & called, boxed), -probability),
+        "false negative": (_if_any(present & (probability < cut), boxed), probability),
         "false positive": (absent & called, -probability),
     }
     cases = []
@@ -119,6 +125,16 @@ def _of_finding(bundle: Bundle, answered: Answered, name: str, cut: float) -> li
             film = int(rows[np.argmin(order[rows])])
             cases.append(Case(name, kind, film, float(probability[film]), float(cut)))
     return cases
+
+
+def _by_readers(answered: Answered, film: int, finding: str) -> list[XYXY]:
+    """What readers drew, whether or not the model has boxes of the finding."""
+    return [box.xyxy for box in answered.manifest.boxes(film) if box.finding == finding]
+
+
+def _if_any(rows: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those of the rows that are wanted; all of them where none is."""
+    return rows & wanted if (rows & wanted).any() else rows
 
 
 def show(cases: Sequence[Case], answered: Answered, bundle: Bundle, predictor: object) -> list[Shown]:
@@ -153,25 +169,25 @@ def _shown(case: Case, answered: Answered, bundle: Bundle, heat: Heatmap | None)
 
 def _outlines(case: Case, answered: Answered, bundle: Bundle, size: tuple[int, int]) -> tuple[Outline, ...]:
     """The finding's boxes: all that readers drew, and of the model's the best of those that it would answer with."""
-    if case.finding not in bundle.located:
-        return ()
-    d = bundle.located.index(case.finding)
-    weak = case.finding not in bundle.box_findings
-    cut = -np.inf if weak else bundle.box_min_score
-    drawn, found = answered.annotated, answered.proposed
-    own = found.keep((found.film == case.film) & (found.finding == d) & (found.score >= cut))
-    if weak and case.probability < case.threshold:  # a weak box is shown of what is called, as in an answer
-        own = own.keep(np.zeros(len(own), bool))
-    own = own.keep(np.argsort(-own.score, kind="stable")[:MOST_BOXES])
-    readers = drawn.keep((drawn.film == case.film) & (drawn.finding == d))
-    sides = answered.frames[case.film]
-    xyxy = rescale_boxes(np.concatenate([readers.xyxy, own.xyxy]), (int(sides[0]), int(sides[1])), size).round(1)
-    model = "≈ model" if weak else "model"
+    readers, own = _by_readers(answered, case.film, case.finding), _by_model(case, answered, bundle)
+    model = "model" if case.finding in bundle.box_findings else "≈ model"
     labels = [("reader", "reader")] * len(readers) + [("model", f"{model} {format_number(s)}") for s in own.score]
+    width, height = (int(side) for side in answered.frames[case.film])
+    xyxy = rescale_boxes([*readers, *own.xyxy.tolist()], (width, height), size).round(1)
     return tuple(
         Outline(who, label, x1, y1, x2 - x1, y2 - y1)
         for (who, label), (x1, y1, x2, y2) in zip(labels, xyxy.tolist(), strict=True)
     )
+
+
+def _by_model(case: Case, answered: Answered, bundle: Bundle) -> Boxes:
+    d = bundle.located.index(case.finding) if case.finding in bundle.located else -1
+    found = answered.proposed.keep((answered.proposed.film == case.film) & (answered.proposed.finding == d))
+    if case.finding in bundle.box_findings:
+        found = found.keep(found.score >= bundle.box_min_score)
+    elif case.probability < case.threshold:  # a weak box is shown of what is called, as in an answer
+        found = found.keep(found.score > np.inf)
+    return found.keep(np.argsort(-found.score, kind="stable")[:MOST_BOXES])
 
 
 def _boxes_in_words(outlines: Sequence[Outline]) -> str:

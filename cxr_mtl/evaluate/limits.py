@@ -31,10 +31,10 @@ def limits(results: Mapping[str, Any], bundle: Bundle) -> list[str]:
         )
     if few := list(found.get("few", {})):
         lines.append(f"Too few films show {_and(few)} for a part in the mean; their intervals may be far too narrow.")
-    if found["skipped"]:
-        lines.append(f"Not measured, for only one class is known: {_and(found['skipped'])}.")
-    if found["not_trained"]:
-        lines.append(f"Never trained, so neither answered nor measured: {_and(found['not_trained'])}.")
+    if unmeasured := len(found["skipped"]) + len(found["not_trained"]):
+        lines.append(
+            f"{unmeasured} findings are in none of the numbers; below the table of findings stands which, and why."
+        )
     lines.append(
         "Intervals are percentiles over resampled patients. They hold the spread of patients, not that of training. "
         "The ECE of a resample is larger than that of the sample, so its interval lies high."

@@ -79,6 +79,7 @@ def _context(
         "films": not shown,
         "together": len(results.get("cooccurrence", {}).get("findings", ())) < 2,
     }
+    roots = tree(results, bundle)
     groups = [row for kind in results["subgroups"].values() for row in kind.values()]
     return {
         "r": results,
@@ -90,8 +91,9 @@ def _context(
             for name in measured
         },
         "wide": [Markup(to_svg(chart)) for kind in WIDE for chart in drawn.get(kind, {}).values()],
-        "tree": tree(results, bundle),
-        "gaps": results.get("subgroup_gaps", {}),
+        "tree": roots,
+        "num_undrawn": len(bundle.ontology.names) - _size(roots),
+        "gaps": results.get("subgroup_gaps", {}).get("kinds", {}),
         "rated": any("sensitivity" in row for row in groups),
         "shown": None if shown is None else _by_finding(shown),
         "named": shown is not None,
@@ -133,26 +135,38 @@ def tree(results: Mapping[str, Any], bundle: Bundle) -> list[dict[str, Any]]:
     """The roots, each with its children under their first parent, and so on down.
 
     A node has its ``row`` of results.json or ``why`` there is none, its AUROC ``given`` its parents, the further
-    parents that it is ``also`` under, and the children that are drawn ``elsewhere``.
+    parents that it is ``also`` under, and the children that are drawn ``elsewhere``. What was never trained, and has
+    nothing trained below it, is left out: an ontology for all datasets has many such nodes.
     """
     found, ontology = results["classification"], bundle.ontology
     rows = {**found["groups"], **found.get("few", {}), **found["findings"]}
     given = results["hierarchy"]["conditional_auroc"]["findings"]
+    idle = set(found["not_trained"])
+    idle = {name for name in idle if ontology.descendants(name) <= idle}
 
     def node(column: int) -> dict[str, Any]:
         finding = ontology.findings[column]
-        below = [(child, parents) for child, parents in enumerate(ontology.parents) if column in parents]
+        below = [
+            child
+            for child, parents in enumerate(ontology.parents)
+            if column in parents and ontology.names[child] not in idle
+        ]
         return {
             "name": finding.name,
             "also": finding.parents[1:],
-            "elsewhere": [ontology.names[child] for child, parents in below if parents[0] != column],
+            "elsewhere": [ontology.names[child] for child in below if ontology.parents[child][0] != column],
             "row": rows.get(finding.name),
             "why": "not trained" if finding.name in found["not_trained"] else "one class only",
             "given": given.get(finding.name),
-            "children": [node(child) for child, parents in below if parents[0] == column],
+            "children": [node(child) for child in below if ontology.parents[child][0] == column],
         }
 
-    return [node(column) for column, parents in enumerate(ontology.parents) if not parents]
+    roots = [column for column, parents in enumerate(ontology.parents) if not parents]
+    return [node(column) for column in roots if ontology.names[column] not in idle]
+
+
+def _size(nodes: Sequence[Mapping[str, Any]]) -> int:
+    return sum(1 + _size(node["children"]) for node in nodes)
 
 
 def _by_finding(shown: Sequence[Shown]) -> dict[str, list[Shown]]:
