@@ -134,6 +134,9 @@ def evaluate(
     allow_seen: Annotated[
         bool, typer.Option(help="Test on patients the bundle learned from, too; it is reported.")
     ] = False,
+    films: Annotated[
+        bool, typer.Option("--films/--no-films", help="Show films in report.html; without, it names none.")
+    ] = True,
 ) -> None:
     """Measure a bundle on a split: results.json, predictions.parquet, report.html, figures.
 
@@ -142,7 +145,7 @@ def evaluate(
     from cxr_mtl.evaluate.run import evaluate as run
     from cxr_mtl.evaluate.run import headline
 
-    results = run(bundle, manifest, split, out, resamples=resamples, seed=seed, allow_seen=allow_seen)
+    results = run(bundle, manifest, split, out, resamples=resamples, seed=seed, allow_seen=allow_seen, films=films)
     print("\n".join([*headline(results), f"Report: {out / 'report.html'}"]))
 
 

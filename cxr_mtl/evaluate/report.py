@@ -1,8 +1,12 @@
-"""report.html: one file that needs nothing else, for a browser, a phone or a printer."""
+"""report.html: one file that needs nothing else, for a browser, a phone or a printer.
+
+Every number on the page is one of results.json; a chart's points come from the same answers. The page stays below 6 MB:
+films are at most thirty small JPEGs, a chart is a few kB, and of the refused films only the first are named.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,37 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cxr_mtl.bundle import Bundle
-from cxr_mtl.evaluate.plots import Panel, to_svg
+from cxr_mtl.evaluate.chart import Chart, to_svg
+from cxr_mtl.evaluate.films import Shown
+from cxr_mtl.evaluate.limits import SHAKY, limits, warnings
 
-TEMPLATE = "report.html.j2"
-FEW = 20  # positives below which a finding's numbers are called shaky
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE_BYTES = 6_000_000
+MOST_NAMED = 50  # refused films of one code on the page
+PANELS = ("roc", "pr", "reliability", "scores")
+WIDE = ("boxes", "froc")
+_LOW, _HIGH = 0.3, 1.0  # ends of the small scales beside an AUROC
+
+_SECTIONS = {
+    "findings": "Findings",
+    "each": "Finding by finding",
+    "together": "Findings together",
+    "tree": "Tree of findings",
+    "boxes": "Boxes",
+    "subgroups": "Groups of patients",
+    "films": "Films",
+    "limits": "Limits",
+    "data": "Data and model",
+    "words": "Words",
+}
 
 
 def write_report(
-    path: Path, results: Mapping[str, Any], bundle: Bundle, drawn: Mapping[str, Mapping[str, Panel]]
+    path: Path,
+    results: Mapping[str, Any],
+    bundle: Bundle,
+    drawn: Mapping[str, Mapping[str, Chart]],
+    shown: Sequence[Shown] | None,
 ) -> None:
     """Lay results out as a page.
 
@@ -25,24 +52,59 @@ def write_report(
         path: of the page.
         results: as in results.json.
         bundle: that was measured.
-        drawn: panels by figure and finding, as ``plots.panels``.
+        drawn: charts by kind and finding, as ``charts.draw_all``.
+        shown: films to show; None for a page that names no film.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"num": num, "span": span, "share": share, "place": place}
-    page = environment.get_template(TEMPLATE).render(
-        r=results,
-        tree=_tree(results, bundle),
-        fitted_on=bundle.description.fitted_on,
-        limits=limits(results, bundle),
-        figures=_figures(drawn),
-    )
+    page = environment.get_template("report.html.j2").render(_context(results, bundle, drawn, shown))
     path.write_text(page, encoding="utf-8")
+
+
+def _context(
+    results: Mapping[str, Any],
+    bundle: Bundle,
+    drawn: Mapping[str, Mapping[str, Chart]],
+    shown: Sequence[Shown] | None,
+) -> dict[str, Any]:
+    found, description = results["classification"], bundle.description
+    measured = {**found["findings"], **found.get("few", {})}
+    absent = {
+        "films": not shown,
+        "together": len(results.get("cooccurrence", {}).get("findings", ())) < 2,
+    }
+    roots = tree(results, bundle)
+    groups = [row for kind in results["subgroups"].values() for row in kind.values()]
+    return {
+        "r": results,
+        "sections": [(key, title) for key, title in _SECTIONS.items() if not absent.get(key)],
+        "measured": measured,
+        "anchors": {name: f"finding-{i}" for i, name in enumerate(measured)},
+        "panels": {
+            name: [Markup(to_svg(drawn[kind][name])) for kind in PANELS if name in drawn.get(kind, {})]
+            for name in measured
+        },
+        "wide": [Markup(to_svg(chart)) for kind in WIDE for chart in drawn.get(kind, {}).values()],
+        "tree": roots,
+        "num_undrawn": len(bundle.ontology.names) - _size(roots),
+        "gaps": results.get("subgroup_gaps", {}).get("kinds", {}),
+        "rated": any("sensitivity" in row for row in groups),
+        "shown": None if shown is None else _by_finding(shown),
+        "named": shown is not None,
+        "refused": _by_code(results["data"]["unread"]),
+        "most_named": MOST_NAMED,
+        "shaky": SHAKY,
+        "rules": {point: rule["rule"] for point, rule in description.rules.items()},
+        "fitted_on": description.fitted_on,
+        "limits": limits(results, bundle),
+        "warnings": warnings(results),
+    }
 
 
 def num(row: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -64,96 +126,58 @@ def share(row: Mapping[str, Any]) -> str:
     return "–" if value is None else f"{100 * value:.1f}\u00a0%" if value < 0.1 else f"{100 * value:.0f}\u00a0%"
 
 
-def place(value: float, low: float, high: float) -> float:
-    """Where a value lies between two ends, 0 to 100."""
-    return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 2)
+def place(value: float) -> float:
+    """Where an AUROC lies on the small scale beside it, 0 to 100."""
+    return round(100 * min(1.0, max(0.0, (value - _LOW) / (_HIGH - _LOW))), 2)
 
 
-def limits(results: Mapping[str, Any], bundle: Bundle) -> list[str]:
-    """What a reader should hold against these numbers, in words."""
-    found, data, fitted = results["classification"], results["data"], bundle.description.fitted_on
-    lines = [
-        "Research use only. Nothing here says that a person may be treated, or not treated, on the model's word.",
-        f"The numbers hold for films like these ({results['dataset']}, split {results['split']}). Another hospital, "
-        "another machine or another share of sick patients gives others; precision, PPV and calibration move first.",
-        "Presence is what the dataset's labels state. Labels mined from reports are wrong at times, and the numbers "
-        "inherit that.",
-    ]
-    if films := fitted.get("films"):
-        lines.append(
-            f"Probabilities and thresholds were fitted on {films} films of split {fitted.get('split', '?')} "
-            f"({fitted.get('dataset', '?')}), not on these films, unless the list below says so."
-        )
-    if shaky := [name for name, row in found["findings"].items() if row["n_pos"] < FEW]:
-        lines.append(
-            f"Fewer than {FEW} films show {_and(shaky)}: their numbers, and their part of the mean, are shaky."
-        )
-    if found["skipped"]:
-        lines.append(f"Not measured, for only one class is known: {_and(found['skipped'])}.")
-    if found["not_trained"]:
-        lines.append(f"Never trained, so neither answered nor measured: {_and(found['not_trained'])}.")
-    lines.append(
-        "Intervals are percentiles over resampled patients. They hold the spread of patients, not that of training. "
-        "The ECE of a resample is larger than that of the sample, so its interval lies high."
-    )
-    lines.append(
-        "A box is only called wrong on films with a box of that finding and on films without the finding. Where one "
-        "lesion of two is boxed, finding the other counts as wrong."
-    )
-    return lines + _warnings(data)
+def tree(results: Mapping[str, Any], bundle: Bundle) -> list[dict[str, Any]]:
+    """The roots, each with its children under their first parent, and so on down.
 
-
-def _warnings(data: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if count := data["films_the_bundle_learned_from"]:
-        lines.append(
-            f"WARNING: {count} of these films were used to train or calibrate the bundle. The numbers flatter it."
-        )
-    if count := data["patients_also_in_other_splits"]:
-        lines.append(f"WARNING: {count} of these patients are also in another split of the manifest.")
-    if unread := data["unread"]:
-        lines.append(f"{len(unread)} films could not be read and are in none of the numbers; they are named below.")
-    if unknown := data["findings_unknown_to_the_model"]:
-        lines.append(f"Labelled in the data but unknown to the model's ontology: {_and(unknown)}.")
-    return lines
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _tree(results: Mapping[str, Any], bundle: Bundle) -> list[dict[str, Any]]:
-    """One row a node, parents before children and children under their first parent."""
-    ontology = bundle.ontology
-    rows = results["classification"]["groups"] | results["classification"]["findings"]
+    A node has its ``row`` of results.json or ``why`` there is none, its AUROC ``given`` its parents, the further
+    parents that it is ``also`` under, and the children that are drawn ``elsewhere``. What was never trained, and has
+    nothing trained below it, is left out: an ontology for all datasets has many such nodes.
+    """
+    found, ontology = results["classification"], bundle.ontology
+    rows = {**found["groups"], **found.get("few", {}), **found["findings"]}
     given = results["hierarchy"]["conditional_auroc"]["findings"]
-    lines: list[dict[str, Any]] = []
+    idle = set(found["not_trained"])
+    idle = {name for name in idle if ontology.descendants(name) <= idle}
 
-    def add(column: int, indent: int) -> None:
+    def node(column: int) -> dict[str, Any]:
         finding = ontology.findings[column]
-        lines.append(
-            {
-                "name": finding.name,
-                "indent": indent,
-                "also": finding.parents[1:],
-                "n_pos": rows[finding.name]["n_pos"] if finding.name in rows else None,
-                "auroc": rows[finding.name]["auroc"] if finding.name in rows else None,
-                "given": given.get(finding.name),
-            }
-        )
-        for child, parents in enumerate(ontology.parents):
-            if parents and parents[0] == column:
-                add(child, indent + 1)
+        below = [
+            child
+            for child, parents in enumerate(ontology.parents)
+            if column in parents and ontology.names[child] not in idle
+        ]
+        return {
+            "name": finding.name,
+            "also": finding.parents[1:],
+            "elsewhere": [ontology.names[child] for child in below if ontology.parents[child][0] != column],
+            "row": rows.get(finding.name),
+            "why": "not trained" if finding.name in found["not_trained"] else "one class only",
+            "given": given.get(finding.name),
+            "children": [node(child) for child in below if ontology.parents[child][0] == column],
+        }
 
-    for column, parents in enumerate(ontology.parents):
-        if not parents:
-            add(column, 0)
-    return lines
+    roots = [column for column, parents in enumerate(ontology.parents) if not parents]
+    return [node(column) for column in roots if ontology.names[column] not in idle]
 
 
-def _figures(drawn: Mapping[str, Mapping[str, Panel]]) -> dict[str, list[Markup]]:
-    size = {"boxes": {"width": 4.2, "height": 2.8}}
-    return {
-        figure: [Markup(to_svg(panel, **size.get(figure, {}))) for panel in group.values()]
-        for figure, group in drawn.items()
-    }
+def _size(nodes: Sequence[Mapping[str, Any]]) -> int:
+    return sum(1 + _size(node["children"]) for node in nodes)
+
+
+def _by_finding(shown: Sequence[Shown]) -> dict[str, list[Shown]]:
+    groups: dict[str, list[Shown]] = {}
+    for one in shown:
+        groups.setdefault(one.case.finding, []).append(one)
+    return groups
+
+
+def _by_code(unread: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:
+    groups: dict[str, list[Mapping[str, str]]] = {}
+    for film in unread:
+        groups.setdefault(film["code"], []).append(film)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))

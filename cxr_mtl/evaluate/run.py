@@ -21,12 +21,16 @@ from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.split import shared_patients, split_hash
 from cxr_mtl.data.split_file import COLUMNS, read_split
 from cxr_mtl.evaluate.boxes import boxes
+from cxr_mtl.evaluate.chart import Chart
+from cxr_mtl.evaluate.charts import draw_all
 from cxr_mtl.evaluate.collect import Answered, Answerer, collect, label_policy
+from cxr_mtl.evaluate.films import choose, show
 from cxr_mtl.evaluate.groups import subgroups
-from cxr_mtl.evaluate.plots import SIDE, Panel, box_panel, panels, to_png
+from cxr_mtl.evaluate.plots import save_figures
 from cxr_mtl.evaluate.report import write_report
 from cxr_mtl.evaluate.results import Row, classification, hierarchy
 from cxr_mtl.evaluate.studies import study
+from cxr_mtl.evaluate.together import cooccurrence
 from cxr_mtl.metrics.intervals import Resamples, patient_resamples
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import DISCLAIMER, RESULTS_SCHEMA
@@ -44,6 +48,7 @@ def evaluate(
     progress: bool = True,
     predictor: Answerer | None = None,
     allow_seen: bool = False,
+    films: bool = True,
 ) -> Row:
     """Ask a bundle for every film of a split, and write what that is worth.
 
@@ -58,6 +63,7 @@ def evaluate(
         progress: whether to show a bar.
         predictor: asked instead of one made from ``bundle``.
         allow_seen: test on patients that the bundle learned from, too; the report counts and warns of them.
+        films: whether report.html shows and names films; without, it holds numbers alone.
 
     Returns:
         What results.json holds. The bundle keeps a copy, unless that would put another split in a test's place.
@@ -84,9 +90,11 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     _save_predictions(asked.bundle, answered, out / "predictions.parquet")
     drawn = _draw(asked.bundle, answered, results)
-    _save_figures(drawn, out / "figures")
+    save_figures(drawn, out / "figures")
+    cases = choose(asked.bundle, answered, list(results["classification"]["findings"])) if films else []
+    shown = show(cases, answered, asked.bundle, asked) if films else None
     results["seconds"] = round(time.monotonic() - started, 2)
-    write_report(out / "report.html", results, asked.bundle, drawn)
+    write_report(out / "report.html", results, asked.bundle, drawn, shown)
     _save_results(results, out / RESULTS)
     _keep_in_bundle(results, asked.bundle.folder / RESULTS)
     return results
@@ -117,8 +125,10 @@ def _words(row: Mapping[str, Any]) -> str:
 
 def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) -> Row:
     weak, learned = bundle.weak_box_findings, len(bundle.box_findings)
+    found = classification(bundle, answered, draws)
     return {
-        "classification": classification(bundle, answered, draws),
+        "classification": found,
+        "cooccurrence": cooccurrence(bundle, answered, list(found["findings"])),
         "hierarchy": hierarchy(bundle, answered, draws),
         "localization": boxes(bundle.box_findings, answered.located(range(learned)), draws, seed),
         # Learned without boxes, so never one number with those that were.
@@ -155,6 +165,7 @@ def _subject(
             "unread": [film.to_dict() for film in answered.unread],
             "patients_also_in_other_splits": len(set(manifest.patient_ids[other])),
             "films_the_bundle_learned_from": len(seen_films(trained, read, split)),
+            "bundle_films": _by_split(trained),
             "findings_unknown_to_the_model": sorted(set(read.ontology.names) - set(bundle.ontology.names) - normal),
             "blank_labels": {"read_as": policy.model_dump()["blank"], "in_datasets": sorted(own)},
         },
@@ -167,16 +178,16 @@ def learned_from(bundle: Bundle) -> pd.DataFrame:
     return read_split(path)[0] if path.is_file() else pd.DataFrame(columns=list(COLUMNS), dtype="str")
 
 
-def _draw(bundle: Bundle, answered: Answered, results: Row) -> dict[str, dict[str, Panel]]:
-    drawn = panels(answered, bundle.ontology.names, list(results["classification"]["findings"]))
-    return drawn | {"boxes": {"all": box_panel(results["localization"])} if results["localization"]["findings"] else {}}
+def _by_split(films: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Films and patients of each split."""
+    return {
+        str(split): {"films": len(rows), "patients": len(rows[["dataset", "patient_id"]].drop_duplicates())}
+        for split, rows in films.groupby("split")
+    }
 
 
-def _save_figures(drawn: Mapping[str, Mapping[str, Panel]], folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for name, group in drawn.items():
-        if group:
-            (folder / f"{name}.png").write_bytes(to_png(group, side=3.2 if len(group) == 1 else SIDE))
+def _draw(bundle: Bundle, answered: Answered, results: Row) -> dict[str, dict[str, Chart]]:
+    return draw_all(answered, bundle.ontology.names, results)
 
 
 def _save_predictions(bundle: Bundle, answered: Answered, path: Path) -> None:
