@@ -32,7 +32,8 @@ HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",  # for scripts of the tests, which import this file
+    # For scripts of the tests, which import this file.
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
 }
 ALONE = (sys.executable, "-m", "cxr_mtl")
 TORCHRUN = ("torchrun", "--standalone", "--nproc_per_node", "2", "--module", "cxr_mtl")

@@ -21,7 +21,8 @@ JOB = "34711"
 FAKES = {
     "scontrol": '[ "$1" != show ] || printf "%s\\n" $HOSTS',
     "scancel": 'kill -TERM "$(cat "$NOTES/srun.pid")"',
-    "srun": """while [[ $1 == --* ]]; do shift; done
+    "srun": """echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > "$NOTES/patience"
+while [[ $1 == --* ]]; do shift; done
 "${INSTEAD:-$1}" "${@:2}" & echo $! > "$NOTES/srun.pid"; wait $!""",
     "idle": "for i in {1..600}; do sleep 0.05; done",
     "fail": "exit 3",
@@ -100,6 +101,8 @@ def test_launch_line(slurm: dict[str, str]) -> None:
     assert notes(slurm, "srun") == ["--kill-on-bad-exit=1", "--cpus-per-task=16", "torchrun", *launcher, *ours]
     assert notes(slurm, "scontrol") == ["show", "hostnames", "gpu-[17-18]"]
     assert notes(slurm, "scancel") == []
+    warned = int(next(line for line in SCRIPT.read_text().splitlines() if "--signal=B:USR1@" in line).split("@")[1])
+    assert 30 < int(notes(slurm, "patience")[0]) < warned  # torchrun has killed what hangs before SLURM kills all
 
 
 def test_a_run_with_a_checkpoint_goes_on(slurm: dict[str, str]) -> None:

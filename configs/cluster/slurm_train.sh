@@ -21,8 +21,9 @@ runs=${RUNS:-runs}
 resume=()
 [ -e "$runs/$name/checkpoints/latest" ] && resume=(--resume)
 
-# SLURM warns this script alone (B:), and the script tells torchrun, which passes SIGTERM on to the ranks. It kills
-# after 30 seconds what has not gone then: a step and a checkpoint have to fit into them.
+# SLURM warns this script alone (B:), and the script tells torchrun, which passes SIGTERM on to the ranks. It would kill
+# after 30 seconds what has not gone then; four minutes have room for a validation, a step and a checkpoint.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
 told=0
 trap 'told=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 
