@@ -4,8 +4,8 @@ DINO (Caron et al., 2021): a student learns to say of any crop of a film what it
 is the running mean of the student. Loss, head and mean are lightly's.
 
 A run folder holds  config.yaml  split.csv  log.jsonl  encoder.safetensors (the teacher's)  checkpoints/ (to resume
-from). Everything random is a function of seed, epoch, rank and film, so a run that was killed and resumed goes the way
-the undisturbed one would have gone.
+from). Everything random is a function of seed, epoch, batch, rank and film, so a run that was killed and resumed at any
+step goes the way the undisturbed one would have gone.
 """
 
 from __future__ import annotations
@@ -22,39 +22,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from cxr_mtl.config import PretrainConfig, RunConfig, save_config
+from cxr_mtl.config import PretrainConfig, RunConfig
 from cxr_mtl.data.chance import seed_of
 from cxr_mtl.data.loader import Examples, prefetch, share_out, train_batches
-from cxr_mtl.data.split import split_hash
-from cxr_mtl.data.split_file import save_split
-from cxr_mtl.engine.checkpoint import latest_tag
 from cxr_mtl.engine.distributed import device, gather, mean_over_ranks, ranks, together
 from cxr_mtl.engine.engine import DIVERGED, Engine
+from cxr_mtl.engine.journal import Journal, stated
+from cxr_mtl.engine.keeper import Keeper
 from cxr_mtl.engine.schedule import warm_cosine
 from cxr_mtl.engine.settings import deepspeed_settings
-from cxr_mtl.errors import CheckpointError, ConfigError, EngineError
+from cxr_mtl.errors import ConfigError, EngineError
 from cxr_mtl.model.multitask import normalise
 from cxr_mtl.pretrain.crops import make_crops
 from cxr_mtl.pretrain.films import make_films
 from cxr_mtl.pretrain.network import follow, make_pair
 from cxr_mtl.pretrain.probe import Floats, look, pixel_features
-from cxr_mtl.pretrain.record import (
-    CHECKPOINTS,
-    CONFIG,
-    ENCODER,
-    LOG,
-    Log,
-    find_checkpoint,
-    save_encoder,
-    save_settings,
-)
+from cxr_mtl.pretrain.record import ENCODER, LOG, MAY_DIFFER, save_encoder
 from cxr_mtl.pretrain.watch import check_collapse, effective_rank, sureness, watch
 from cxr_mtl.types import Batch
 
 logger = logging.getLogger("cxr_mtl.pretrain")
 
-SPLIT, TEACHER = "split.csv", "teacher.safetensors"
-CENTER = "center"  # of the loss; lies beside the teacher's weights, whose names all have a dot
+TEACHER = "teacher.safetensors"
+# The loss's centre, and what was said in the epoch under way: beside the teacher's weights, whose names all have a dot.
+CENTER, SAID = "center", "said"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,18 +57,22 @@ def pretrain(config: RunConfig, *, resume: bool = False) -> Path:
         resume: go on from the newest whole checkpoint.
 
     Raises:
-        ConfigError: the run exists already, a setting does not fit, or the loss is no number any more.
+        ConfigError: the run exists already, or a setting does not fit.
         DataError: the films do not do.
         CheckpointError: nothing to resume from, or it does not fit.
+        EngineError: another rank, the disk or the loss failed; the last checkpoint is whole.
+        Stopped: a signal asked for it, and a checkpoint was written.
         CollapseError: the teacher no longer tells films apart.
     """
     config = config.model_copy(update={"pretrain": config.pretrain or PretrainConfig()})
     with ranks() as (rank, world):
         run = Run(config, rank, world)
-        first = run.restore() if resume else run.begin()
-        for epoch in range(first, config.train.epochs):
-            run.learn(epoch)
-            run.keep(epoch)
+        first, done = run.restore() if resume else run.begin()
+        with run.keeper.stop:
+            for epoch in range(first, config.train.epochs):
+                run.learn(epoch, done)
+                run.keep(epoch)
+                done = 0
         return config.folder / ENCODER
 
 
@@ -109,48 +104,34 @@ class Run:
         self.apart = KoLeoLoss()
         schedule = warm_cosine(config.train, self.batches // config.train.accumulate)
         self.engine = Engine(self.student, config.train, world, schedule)
-        self.log: Log | None = None
-        self.information = self.agreement = math.nan  # of the last epoch's steps
+        self.keeper = Keeper("pretrain", config, self.films.manifest, self.engine, rank, world, may_differ=MAY_DIFFER)
+        self.journal = Journal(config.folder / LOG) if self.main else None
+        self.said: list[tuple[float, float]] = []  # information and agreement of each pass of the epoch under way
+        self.information = self.agreement = math.nan  # means of the last epoch
 
-    def begin(self) -> int:
-        """Make the run folder and look at the films with random weights; gives the first epoch."""
-        folder = self.config.folder
-        if latest_tag(folder / CHECKPOINTS) is not None:
-            raise ConfigError(
-                f"{folder} holds a run already.", hint="Go on with --resume, choose another name, or remove the folder."
-            )
-
-        def make() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, folder / CONFIG)
-            save_split(self.films.manifest, folder / SPLIT)
-            self.log = Log(folder / LOG, 0)
-
-        together(make if self.main else lambda: None)
+    def begin(self) -> tuple[int, int]:
+        """Make the run folder and look at the films with random weights; gives the first epoch, and 0 batches of it."""
+        self.keeper.begin()
+        if self.journal:
+            self.journal.start()
         self.look(0)
-        return 0
+        return 0, 0
 
-    def restore(self) -> int:
-        """Load the newest checkpoint; gives the epoch to go on with."""
-        split = split_hash(self.films.manifest)
-        found = together(
-            lambda: find_checkpoint(self.config, split, self.world) if self.main else None, raised=CheckpointError
-        )
-        checkpoint, finished = gather(found)[0]  # what the first rank found, for all of them
-        epochs = int(finished)
-        self.engine.load(checkpoint)
+    def restore(self) -> tuple[int, int]:
+        """Load the newest whole checkpoint; gives the epoch to go on with, and how many of its batches are learned."""
+        checkpoint, progress = self.keeper.restore()
         state = load_file(checkpoint / TEACHER, device=str(device()))
         self.loss.center.copy_(state.pop(CENTER))
+        self.said = [(information, agreement) for information, agreement in state.pop(SAID).tolist()]
         self.teacher.load_state_dict(state)
-        if self.main:
-            self.log = Log(self.config.folder / LOG, epochs)
-        return epochs
+        if self.journal:
+            self.journal.resume(progress.epochs, self.engine.steps)
+        return progress.epochs, progress.batches
 
-    def learn(self, epoch: int) -> None:
-        """One epoch of steps."""
-        config = self.config
-        torch.manual_seed(seed_of(config.seed, epoch, self.rank))  # drop path
-        self.engine.train_mode()
+    def learn(self, epoch: int, done: int) -> None:
+        """The steps of an epoch, but for its first ``done`` batches."""
+        config, engine = self.config, self.engine
+        engine.train_mode()
         self.student.head_learns = epoch >= self.settings.freeze_head_epochs
         order = train_batches(
             self.films.train,
@@ -159,40 +140,43 @@ class Run:
             epoch=epoch,
             rank=self.rank,
             world=self.world,
+            start=done,
         )
-        started, said = time.monotonic(), []  # information and agreement of each step
+        started = time.monotonic()
         title = f"epoch {epoch + 1}/{config.train.epochs}"
         with (
-            tqdm(total=self.batches, desc=title, disable=None if self.main else True, leave=False) as bar,
+            tqdm(total=self.batches, initial=done, desc=title, disable=None if self.main else True, leave=False) as bar,
             closing(prefetch(order, pin=device().type == "cuda")) as batches,
         ):
-            for done, batch in zip(range(1, self.batches + 1), batches, strict=False):
+            for number in range(done, self.batches):
+                batch = next(batches)
+                torch.manual_seed(seed_of(config.seed, epoch, number, self.rank))  # drop path
+                step = engine.steps + 1
                 figures = self._step(batch, epoch)
-                said.append((figures["information"], figures["agreement"]))
-                pace = done * self.micro_batch * self.world / (time.monotonic() - started)
-                bar.set_postfix_str(f"loss {figures['loss']:.3f} information {said[-1][0]:.3f} {pace:.0f} images/s")
+                self.said.append((figures["information"], figures["agreement"]))
+                pace = (number + 1 - done) * self.micro_batch * self.world / (time.monotonic() - started)
+                bar.set_postfix_str(
+                    f"loss {figures['loss']:.3f} information {figures['information']:.3f} {pace:.0f} images/s"
+                )
                 bar.update()
-                if self.log:
-                    self.log.write("step", epoch + 1, step=self.engine.steps, lr=self.engine.lr, **figures)
-        self.information, self.agreement = np.mean(said, axis=0).tolist()
+                self._note("step", epoch + 1, step=step, lr=engine.lr, **figures)
+                if engine.steps == step and self.keeper.due():
+                    self._save(epoch, number + 1)
+                    self.keeper.leave_if_asked()
 
     def keep(self, epoch: int) -> None:
         """Stop where the teacher has collapsed; otherwise write its encoder and a checkpoint."""
         epochs = epoch + 1
+        self.information, self.agreement = np.mean(self.said, axis=0).tolist()
+        self.said.clear()
         rank = self.look(epochs)
         check_collapse(self.settings, epochs, self.information, rank)
-        folder = self.config.folder
-
-        def add_ours(checkpoint: Path) -> None:
-            save_file(self.teacher.state_dict() | {CENTER: self.loss.center}, checkpoint / TEACHER)
-            save_settings(self.config, split_hash(self.films.manifest), self.world, epochs, checkpoint)
-
-        weights = self.teacher.encoder.net.state_dict()
+        weights, file = self.teacher.encoder.net.state_dict(), self.config.folder / ENCODER
         together(
-            lambda: save_encoder(weights, self.config.model, epochs, folder / ENCODER) if self.main else None,
+            lambda: save_encoder(weights, self.config.model, epochs, file) if self.main else None,
             disk=f"{ENCODER} was not written",
         )
-        self.engine.save(folder / CHECKPOINTS, f"epoch{epochs:04d}", add_ours, main=self.main)
+        self._save(epochs, 0)
 
     def look(self, epochs: int) -> float:
         """Tell how the teacher does after some epochs, and every few how much its features know; gives their rank."""
@@ -214,10 +198,24 @@ class Run:
                     *pixel_features(probe.known, probe.judged), self.settings.neighbours
                 )
                 text += f", by neighbours in pixels {figures['pixels_auroc']:.3f}"
-        if self.log:
+        if self.main:
             logger.info("epoch %d/%d: %s", epochs, self.config.train.epochs, text)
-            self.log.write("epoch", epochs, **figures)
+        self._note("epoch", epochs, **figures)
         return float(rank)
+
+    def _save(self, epochs: int, batches: int) -> None:
+        said = torch.tensor(self.said, dtype=torch.float64).reshape(-1, 2)
+
+        def add_ours(checkpoint: Path) -> None:
+            save_file(self.teacher.state_dict() | {CENTER: self.loss.center, SAID: said}, checkpoint / TEACHER)
+
+        self.keeper.save(epochs, batches, add_ours)
+
+    def _note(self, event: str, epoch: int, *, step: int | None = None, **figures: float) -> None:
+        """A line of the journal; epochs are counted from 1, and 0 is before the first."""
+        if self.journal:
+            counted = {"event": event, "epoch": epoch} | ({} if step is None else {"step": step})
+            self.journal.write(counted | stated(figures))
 
     def _step(self, batch: Batch, epoch: int) -> dict[str, float]:
         """One forward pass of both networks, and the student's way back."""

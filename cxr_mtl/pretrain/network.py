@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cxr_mtl.config import ModelConfig, PretrainConfig
+from cxr_mtl.model.classify import LEVELS
 from cxr_mtl.model.encoder import Encoder, make_encoder
-
-LEVELS = 2  # of the encoder's maps, counted from the last: those that the findings head looks at, too
 
 
 class Projector(nn.Module):
-    """Encoder, pooling, projection head.
+    """Encoder, pooling, projection head. It looks at the maps that the findings head looks at, too.
 
     Attributes:
         head_learns: whether the head's last layer gets a gradient.

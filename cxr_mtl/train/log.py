@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr_mtl.errors import EngineError
+from cxr_mtl.engine.journal import Journal, stated
 
 LOG, BOARD = "log.jsonl", "tensorboard"
 
@@ -40,13 +38,13 @@ class RunLog:
     """Appends to ``log.jsonl`` and knows the mean loss of the epoch under way."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / LOG
+        self._folder, self._journal = folder, Journal(folder / LOG)
         self._losses: list[float] = []
         self._board: Any = None
 
     def start(self) -> None:
         """Begin an empty log."""
-        self._path.write_text("")
+        self._journal.start()
         self._open_board(0)
 
     def resume(self, epochs: int, steps: int) -> None:
@@ -56,19 +54,8 @@ class RunLog:
             epochs: that the checkpoint has finished.
             steps: optimizer steps that it has taken.
         """
-        kept = []
-        for line in self._path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break  # the line a kill cut short, and nothing is after it
-            if entry["epoch"] <= epochs or (entry["event"] == "step" and entry["step"] <= steps):
-                kept.append(line)
-                if entry["epoch"] > epochs:
-                    self._losses.append(entry["loss"]["total"])
-        part = self._path.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept))
-        part.replace(self._path)
+        kept = self._journal.resume(epochs, steps)
+        self._losses = [entry["loss"]["total"] for entry in kept if entry["epoch"] > epochs]
         self._open_board(steps + 1)
 
     def steps(self, steps: Iterable[Step]) -> None:
@@ -77,7 +64,7 @@ class RunLog:
             self._losses.append(step.losses["total"])
             measured = {"images_per_s": round(step.images_per_s, 1), "wait": round(step.wait, 4)}
             losses = {"lr": step.lr, "loss": dict(step.losses)}
-            self._write({"event": "step", "epoch": step.epoch + 1, "step": step.step} | losses | measured)
+            self._journal.write({"event": "step", "epoch": step.epoch + 1, "step": step.step} | losses | measured)
             named = {f"loss/{name}": value for name, value in step.losses.items()}
             self._draw(named | {"run/lr": step.lr} | {f"run/{n}": v for n, v in measured.items()}, step.step)
 
@@ -85,9 +72,9 @@ class RunLog:
         """The end of an epoch, after some optimizer step; gives the epoch's mean loss."""
         loss = sum(self._losses) / max(1, len(self._losses))
         self._losses.clear()
-        stated = {name: None if math.isnan(value) else value for name, value in scores.items()}
-        self._write({"event": "epoch", "epoch": epoch + 1, "loss": loss, "validation": stated, "best": best})
-        known = {f"validation/{name}": value for name, value in stated.items() if value is not None}
+        found = stated(scores)
+        self._journal.write({"event": "epoch", "epoch": epoch + 1, "loss": loss, "validation": found, "best": best})
+        known = {f"validation/{name}": value for name, value in found.items() if value is not None}
         self._draw(known | {"loss/epoch": loss}, step)
         return loss
 
@@ -95,14 +82,6 @@ class RunLog:
         """Write what TensorBoard has not been given yet."""
         if self._board:
             self._board.close()
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        try:
-            with self._path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            what = f"{self._path} cannot be written: {error.strerror or error}."
-            raise EngineError(what, hint="Make room, and go on with --resume.") from None
 
     def _open_board(self, first: int) -> None:
         """Events of the step ``first`` and later that are there already are dropped by TensorBoard."""

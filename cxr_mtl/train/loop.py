@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
+from collections.abc import Set
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,33 +20,31 @@ from safetensors.torch import load_file, save_file
 
 from cxr_mtl.bundle import CARD, SPLIT, save_bundle
 from cxr_mtl.card import model_card
-from cxr_mtl.config import RunConfig, save_config
+from cxr_mtl.config import RunConfig
 from cxr_mtl.data.augment import augment
 from cxr_mtl.data.chance import seed_of
 from cxr_mtl.data.loader import prefetch, share_out, train_batches
-from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.split_file import split_text
-from cxr_mtl.engine.checkpoint import latest_tag
-from cxr_mtl.engine.distributed import device, gather, ranks, together
+from cxr_mtl.engine.distributed import device, ranks, together
 from cxr_mtl.engine.engine import DIVERGED, Engine
+from cxr_mtl.engine.keeper import Keeper
+from cxr_mtl.engine.progress import MAY_DIFFER
 from cxr_mtl.engine.schedule import warm_cosine
 from cxr_mtl.engine.settings import deepspeed_settings
-from cxr_mtl.errors import CheckpointError, ConfigError, EngineError, Stopped
+from cxr_mtl.errors import EngineError
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Scores, describe, provenance, score
 from cxr_mtl.train.log import RunLog
 from cxr_mtl.train.meter import Meter
 from cxr_mtl.train.objective import Objective
-from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
 from cxr_mtl.train.start import start_from
-from cxr_mtl.train.stop import StopSignals
 from cxr_mtl.train.study import Study, make_study, positive_weights, prior_logits
 from cxr_mtl.train.validate import Seen, look
 
 logger = logging.getLogger("cxr_mtl.train")
 
-BEST, CONFIG, WEIGHTS_REPORT = "best", "config.yaml", "weights.json"
+BEST, WEIGHTS_REPORT = "best", "weights.json"
 MEAN_FILE, BALANCE_FILE = "weight_mean.safetensors", "balance.safetensors"
 
 
@@ -67,7 +65,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     with ranks() as (rank, world):
         run = Run(config, rank, world)
         first, done = run.restore() if resume else run.begin()
-        with StopSignals() as run.stop:
+        with run.keeper.stop:
             for epoch in range(first, config.train.epochs):
                 run.learn(epoch, done)
                 run.keep(epoch)
@@ -117,38 +115,22 @@ class Run:
             self.mean = WeightMean(weights, config.train.ema)
         self.log = RunLog(config.folder) if self.main else None
         self.meter = Meter(self.log, epochs=config.train.epochs, batches=self.batches, films=self.micro_batch * world)
-        self.stop = StopSignals()
+        self.keeper = Keeper(
+            "train", config, self.study.manifest, self.engine, rank, world, may_differ=may_differ(config)
+        )
         self.best = -math.inf
 
     def begin(self) -> tuple[int, int]:
         """Make the run folder; gives the first epoch, and the batches of it that are learned: none."""
-        folder = self.config.folder
-        if latest_tag(folder / CHECKPOINTS) is not None:
-            raise ConfigError(
-                f"{folder} holds a run already.", hint="Go on with --resume, choose another name, or remove the folder."
-            )
-
-        def make() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, folder / CONFIG)
-            (folder / SPLIT).write_text(self._split_csv())
-            if self.start:
-                self.start.save(folder / WEIGHTS_REPORT)
-                logger.info("weights: %s", self.start)
-
-        together(make if self.main else lambda: None)
+        self.keeper.begin()
+        together(self._report_start if self.main else lambda: None)
         if self.log:
             self.log.start()
         return 0, 0
 
     def restore(self) -> tuple[int, int]:
         """Load the newest whole checkpoint; gives the epoch to go on with, and how many of its batches are learned."""
-        split = split_hash(self.study.manifest)
-        found = together(
-            lambda: find_checkpoint(self.config, split, self.world) if self.main else None, raised=CheckpointError
-        )
-        checkpoint, progress = gather(found)[0]  # what the first rank found, for all of them
-        self.engine.load(checkpoint)
+        checkpoint, progress = self.keeper.restore()
         self.mean.load(load_file(checkpoint / MEAN_FILE, device=str(device())))
         self.objective.load_state_dict(load_file(checkpoint / BALANCE_FILE, device=str(device())))
         self.best = progress.best
@@ -188,8 +170,10 @@ class Run:
                     if config.train.ema:
                         self._follow()
                 meter.add(epoch, step, engine.lr, losses)
-                if engine.steps == step:
-                    self._pause(epoch, number + 1)
+                if engine.steps == step and self.keeper.due():
+                    self._settle()
+                    self._save(epoch, number + 1)
+                    self.keeper.leave_if_asked()
 
     def keep(self, epoch: int) -> None:
         """Validate the mean of the weights, keep the best as a bundle, and write a checkpoint."""
@@ -228,31 +212,17 @@ class Run:
             what = f"A weight is no longer a number (step {self.engine.steps})."
             raise EngineError(what, hint=DIVERGED).on_all_ranks()
 
-    def _pause(self, epoch: int, batches: int) -> None:
-        """Between two optimizer steps: save if it is time to, and stop if a signal has asked for it."""
-        asked, every, steps = self.stop.agreed(), self.config.train.checkpoint_steps, self.engine.steps
-        if asked or (every and steps % every == 0):
-            self._settle()
-            self._save(epoch, batches)
-        if asked:
-            what = f"Stopped by {signal.Signals(asked).name} after step {steps}, which is saved."
-            raise Stopped(what, signal=asked, hint="Go on with --resume.")
-
     def _save(self, epochs: int, batches: int) -> None:
-        progress = Progress(epochs, self.best, split_hash(self.study.manifest), self.world, batches)
-        tag = f"epoch{epochs + 1:04d}step{self.engine.steps:06d}" if batches else f"epoch{epochs:04d}"
-
         def add_ours(checkpoint: Path) -> None:
             save_file(self.mean.mean, checkpoint / MEAN_FILE)
             save_file(self.objective.state_dict(), checkpoint / BALANCE_FILE)
-            save_progress(progress, self.config, checkpoint)
 
-        self.engine.save(self.config.folder / CHECKPOINTS, tag, add_ours, main=self.main)
+        self.keeper.save(epochs, batches, add_ours, best=self.best)
 
     def _save_best(self, seen: Seen) -> None:
         description = describe(seen, self.study, self.config)
         learned = provenance(self.study, "train") | {"started_from": str(self.start or "random weights")}
-        files = {SPLIT: self._split_csv(), CARD: model_card(description, learned)}
+        files = {SPLIT: split_text(self.study.manifest), CARD: model_card(description, learned)}
         save_bundle(self.config.folder / BEST, description, self.mean.mean, files)
 
     def _tell(self, epoch: int, loss: float, scores: Scores, better: bool) -> None:
@@ -266,8 +236,16 @@ class Run:
             self.meter.left() if epoch + 1 < self.config.train.epochs else "done",
         )
 
-    def _split_csv(self) -> str:
-        return split_text(self.study.manifest)
+    def _report_start(self) -> None:
+        if self.start:
+            self.start.save(self.config.folder / WEIGHTS_REPORT)
+            logger.info("weights: %s", self.start)
+
+
+def may_differ(config: RunConfig) -> Set[str]:
+    """Settings in which a continuation need not agree with its run."""
+    free = MAY_DIFFER | {"pretrain"}
+    return free - {"train.epochs"} if config.loss.conditional else free  # that is a share of the epochs
 
 
 def _set_priors(model: MultiTaskModel, study: Study) -> None:

@@ -20,6 +20,7 @@ from cxr_mtl.data.policy import learned_labels, measured_labels
 from cxr_mtl.data.split import check_patients
 from cxr_mtl.engine.packs import shared_pack
 from cxr_mtl.errors import DataError
+from cxr_mtl.metrics.hierarchy import given_parents
 from cxr_mtl.ontology import Ontology
 
 logger = logging.getLogger("cxr_mtl.train")
@@ -112,17 +113,13 @@ def prior_logits(labels: NDArray[np.float32], parents: tuple[tuple[int, ...], ..
     Returns:
         (C,) logits of each finding's prevalence, and (C,) of its prevalence among films with all parents present.
     """
-    with_parents = labels.copy()
-    for node, above in enumerate(parents):
-        for parent in above:
-            with_parents[labels[:, parent] != 1, node] = np.nan
 
-    def logit(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logit(table: NDArray[np.floating]) -> NDArray[np.float32]:
         # One film added to either side keeps a finding that is always present from a bias of infinity.
         present, absent = (table == 1).sum(0) + 1, (table == 0).sum(0) + 1
         return np.asarray(np.log(present / absent), dtype=np.float32)
 
-    return logit(labels), logit(with_parents)
+    return logit(labels), logit(given_parents(labels, parents))
 
 
 def positive_weights(labels: NDArray[np.float32], most: float) -> NDArray[np.float32] | None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from runs import ENVIRONMENT, finish, kill_before, latest, log, start, train, wait_for_step
 from safetensors.numpy import load_file
 
 from cxr_mtl.bundle import load_bundle
@@ -22,7 +19,6 @@ from cxr_mtl.data.split import split_by_patient
 from cxr_mtl.data.synthetic import write_study_set
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 # Two ranks of one step after another; each tells what its teacher and its centre are.
 TEACHERS = """
@@ -33,7 +29,7 @@ from cxr_mtl.pretrain.loop import Run
 with ranks() as (rank, world):
     run = Run(load_config(sys.argv[1]), rank, world)
     run.begin()
-    run.learn(0)
+    run.learn(0, 0)
     state = [*run.teacher.state_dict().values(), run.loss.center]
     found = gather(hashlib.sha256(b"".join(t.numpy().tobytes() for t in state)).hexdigest())
     if rank == 0:
@@ -50,14 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_file(folder: Path, name: str, **pretrain: object) -> Path:
+def run_file(folder: Path, name: str, train: dict[str, object] | None = None, **pretrain: object) -> Path:
     tree = {
         "name": name,
         "output": str(folder / "runs"),
         "data": {"manifest": str(folder / "films.parquet"), "min_positives": 2},
         "model": {"encoder": "test_convnext", "image_size": 64, "drop_path": 0.1},
         "loss": {"boxes": 0},
-        "train": {"epochs": 3, "batch_size": 8, "warmup_epochs": 1},
+        "train": {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, **(train or {})},
         "pretrain": {
             "crops": {"small": 2, "small_size": 32},
             "prototypes": 32,
@@ -79,14 +75,9 @@ def command(verb: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(full, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def log(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "runs" / name / "log.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> str:
-    done = command("pretrain", "-c", str(run_file(folder, "undisturbed")))
-    assert done.returncode == 0, done.stderr
+    train("-c", str(run_file(folder, "undisturbed", {"accumulate": 2})), verb="pretrain")
     return "undisturbed"
 
 
@@ -111,27 +102,37 @@ def test_train_starts_from_the_encoder(folder: Path, undisturbed: str) -> None:
         assert trained[f"encoder.net.{name}"].numpy() == pytest.approx(given, abs=1e-6)
 
 
-def test_killed_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, undisturbed: str) -> None:
-    file = str(run_file(folder, "killed"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cxr_mtl", "pretrain", "-c", file], env=ENVIRONMENT, stderr=subprocess.DEVNULL
-    )
-    lines = folder / "runs" / "killed" / "log.jsonl"
-    deadline = time.monotonic() + 300
-    while not (lines.exists() and '"step", "epoch": 2' in lines.read_text()):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def test_killed_at_a_step_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, undisturbed: str) -> None:
+    """Before a step of the second epoch; the newest checkpoint is two steps older than the log."""
+    file = str(run_file(folder, "killed", {"accumulate": 2, "checkpoint_steps": 3}))
+    kill_before(12, folder, "-c", file, verb="pretrain")
+    assert latest(folder, "killed") == "epoch0002step000009"
+    assert log(folder, "killed")[-1]["step"] == 11
     other = command("pretrain", "-c", file, "--resume", "-s", "pretrain.prototypes=16")
     assert other.returncode == 2
     assert "was pretrained with pretrain.prototypes=32, this run has 16" in other.stderr
-    resumed = command("pretrain", "-c", file, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert "was written by `cxr-mtl pretrain`" in command("train", "-c", file, "--resume").stderr
+    train("-c", file, "--resume", verb="pretrain")
     assert log(folder, "killed") == log(folder, undisturbed)
     mine, theirs = (load_file(folder / "runs" / n / "encoder.safetensors") for n in ("killed", undisturbed))
     assert all((mine[name] == theirs[name]).all() for name in theirs)
+
+
+def test_sigterm_ends_it_in_a_line_and_with_a_checkpoint_to_go_on_from(folder: Path) -> None:
+    file = str(run_file(folder, "term", {"epochs": 400}))
+    process = start("-c", file, verb="pretrain")
+    wait_for_step(process, folder, "term", 10)
+    process.terminate()
+    code, (line,) = finish(process)
+    assert code == 128 + signal.SIGTERM
+    stopped_at = log(folder, "term")[-1]["step"]
+    assert line == f"Stopped: Stopped by SIGTERM after step {stopped_at}, which is saved. Go on with --resume."
+    saved = latest(folder, "term")
+    assert saved.endswith(f"step{stopped_at:06d}")
+    train("-c", file, "--resume", "-s", f"train.epochs={int(saved[5:9])}", verb="pretrain")
+    steps = [entry["step"] for entry in log(folder, "term") if entry["event"] == "step"]
+    assert steps == list(range(1, steps[-1] + 1))
+    assert steps[-1] > stopped_at
 
 
 def test_two_ranks_have_one_teacher(folder: Path) -> None:

@@ -12,6 +12,7 @@ from runs import (
     DEEPSPEED,
     ENVIRONMENT,
     TORCHRUN,
+    disturbed,
     draw_films,
     finish,
     latest,
@@ -24,7 +25,6 @@ from runs import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-DISTURBED = (*TORCHRUN[:-2], str(Path(__file__).with_name("disturbed.py")))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_full_disk_and_then_a_damaged_checkpoint(folder: Path, two: Path) -> Non
     # Of the second rank alone: the first must not wait for it for ever.
     environment = ENVIRONMENT | {"LIMIT_RANK": "1", "LIMIT": "400000"}
     more = ("-c", str(two), "--resume", "-s", "train.epochs=3")
-    code, told = finish(start(*more, launcher=DISTURBED, environment=environment))
+    code, told = finish(start(*more, launcher=disturbed(TORCHRUN), environment=environment))
     assert code == 1  # torchrun's own, whatever its ranks' was
     (line,) = told
     assert line.startswith("EngineError: The checkpoint")

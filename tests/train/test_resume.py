@@ -5,28 +5,15 @@ from __future__ import annotations
 import os
 import random
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from runs import (
-    DEEPSPEED,
-    ENVIRONMENT,
-    PATIENCE,
-    TORCHRUN,
-    draw_films,
-    kill_all,
-    log,
-    losses,
-    run_file,
-    start,
-    train,
-)
+from runs import DEEPSPEED, TORCHRUN, draw_films, kill_before, log, losses, run_file, train
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-DISTURBED = str(Path(__file__).with_name("disturbed.py"))
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +21,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_films(tmp_path_factory.mktemp("resume"))
 
 
-def kill_before(step: int, folder: Path, *args: str, launcher: tuple[str, ...]) -> None:
-    mark = folder / f"paused{step}"
-    mark.unlink(missing_ok=True)
-    environment = ENVIRONMENT | {"PAUSE_AT": str(step), "PAUSE_MARK": str(mark)}
-    process = start(*args, launcher=(*launcher[: launcher.index("--module")], DISTURBED), environment=environment)
-    deadline = time.monotonic() + PATIENCE
-    while not mark.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    kill_all(process)
-
-
 def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """All numbers of the last checkpoint: mean of the weights, weights, optimizer."""
+    """All numbers of the last checkpoint: mean of the weights, weights of the heads' losses, weights, optimizer."""
     checkpoint = folder / "runs" / name / "checkpoints" / "epoch0003"
-    found = dict(load_file(checkpoint / "weight_mean.safetensors"))
+    found = {}
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        found |= load_file(file)
 
     def walk(tree: object, at: str) -> None:
         if isinstance(tree, torch.Tensor):
@@ -67,12 +43,29 @@ def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize(("stage", "launcher", "layer_decay"), [(0, DEEPSPEED, 1.0), (2, TORCHRUN, 0.75)])
+@pytest.mark.parametrize(
+    ("launcher", "how"),
+    [
+        (DEEPSPEED, {"zero_stage": 0}),
+        (
+            TORCHRUN,
+            {
+                "zero_stage": 1,
+                "accumulate": 2,
+                "sampling": {"patients": 0.5, "rare": 0.3},
+                "loss": {"balance": "uncertainty"},
+            },
+        ),
+        (TORCHRUN, {"zero_stage": 2, "layer_decay": 0.75}),
+        (TORCHRUN, {"zero_stage": 3, "ema": 0.0}),
+    ],
+    ids=["zero0", "zero1-balance-sampling-accumulate", "zero2-layers", "zero3"],
+)
 def test_killed_at_any_step_ends_where_the_quiet_run_ended(
-    folder: Path, stage: int, launcher: tuple[str, ...], layer_decay: float
+    folder: Path, launcher: tuple[str, ...], how: dict[str, Any]
 ) -> None:
-    quiet, killed = f"quiet{stage}", f"killed{stage}"
-    how = {"zero_stage": stage, "layer_decay": layer_decay}
+    quiet, killed = (f"{name}{how['zero_stage']}" for name in ("quiet", "killed"))
+    passes = how.get("accumulate", 1)
     train("-c", str(run_file(folder, quiet, **how)), launcher=launcher)
     seed = int(os.environ.get("SEED", random.randrange(1000)))
     draw = random.Random(seed)
@@ -87,7 +80,7 @@ def test_killed_at_any_step_ends_where_the_quiet_run_ended(
     train("-c", file, "--resume", launcher=launcher)
     assert [e["epoch"] for e in log(folder, killed) if e["event"] == "epoch"] == [1, 2, 3]
     assert losses(folder, killed) == losses(folder, quiet)
-    assert [step for step, _ in losses(folder, killed)] == list(range(1, 16))
+    assert [step for step, _ in losses(folder, killed)] == [step for step in range(1, 16) for _ in range(passes)]
     epochs = [[e for e in log(folder, name) if e["event"] == "epoch"] for name in (quiet, killed)]
     assert epochs[0] == epochs[1]
     theirs, mine = tensors(folder, quiet), tensors(folder, killed)

@@ -22,6 +22,7 @@ from cxr_mtl.engine.distributed import gather, ranks
 from cxr_mtl.engine.engine import Engine
 from cxr_mtl.engine.optimize import make_groups
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
+from cxr_mtl.paths import configs_dir
 from cxr_mtl.train.loop import Run
 from cxr_mtl.train.objective import Objective
 from cxr_mtl.types import Batch
@@ -36,13 +37,14 @@ def tell(**values: Any) -> None:
 
 
 def stages(folder: Path, rank: int, world: int) -> None:
-    """Each ZeRO stage trains an epoch; its bundle answers as the live network does."""
+    """Each ZeRO stage, the last also from main memory, trains an epoch; its bundle answers as the live network does."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    for stage in (0, 1, 2, 3):
-        name = f"stage{stage}"
+    offload = {"deepspeed": str(configs_dir() / "deepspeed" / "zero3_offload.json")}
+    for number, how in enumerate([*({"zero_stage": stage} for stage in range(4)), {"zero_stage": 3} | offload]):
+        stage, name = how["zero_stage"], f"run{number}"
         if rank == 0:  # the other would read what is half written
-            run_file(folder, name, zero_stage=stage, ema=0.0, precision="fp32", epochs=1)
+            run_file(folder, name, ema=0.0, precision="fp32", epochs=1, **how)
         dist.barrier()
         file = folder / f"{name}.yaml"
         run = Run(load_config(file, ["model.drop_path=0"]), rank, world)

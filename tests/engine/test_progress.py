@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cxr_mtl.config import RunConfig, load_config
 from cxr_mtl.engine.checkpoint import PART, publish
+from cxr_mtl.engine.progress import CHECKPOINTS, MAY_DIFFER, Progress, find_checkpoint, save_progress
 from cxr_mtl.errors import CheckpointError
-from cxr_mtl.train.progress import CHECKPOINTS, Progress, find_checkpoint, save_progress
+from cxr_mtl.train.loop import may_differ
+
+HERE = Progress("train", "split", 2)
 
 
 @pytest.fixture
@@ -17,7 +21,7 @@ def config(tmp_path: Path) -> RunConfig:
     config = load_config("quickstart", [f"output={tmp_path}"])
     part = config.folder / CHECKPOINTS / ("epoch0002" + PART)
     part.mkdir(parents=True)
-    save_progress(Progress(2, 0.8, "split", 2, batches=3), config, part)
+    save_progress(replace(HERE, epochs=2, batches=3, best=0.8), config, part)
     publish(part, steps=20, keep=1)
     return config
 
@@ -27,7 +31,7 @@ def changed(config: RunConfig, *settings: str) -> RunConfig:
 
 
 def test_same_run_goes_on(config: RunConfig) -> None:
-    folder, progress = find_checkpoint(config, "split", 2)
+    folder, progress = find_checkpoint(HERE, config, MAY_DIFFER)
     assert (folder.name, progress.epochs, progress.best, progress.batches) == ("epoch0002", 2, 0.8, 3)
 
 
@@ -42,7 +46,7 @@ def test_same_run_goes_on(config: RunConfig) -> None:
     ],
 )
 def test_what_may_differ(config: RunConfig, setting: str) -> None:
-    assert find_checkpoint(changed(config, setting), "split", 2)[1].epochs == 2
+    assert find_checkpoint(HERE, changed(config, setting), MAY_DIFFER)[1].epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -52,30 +56,40 @@ def test_what_may_differ(config: RunConfig, setting: str) -> None:
         ("train.batch_size=8", "train.batch_size=16, this run has 8"),
         ("model.image_size=160", "model.image_size=128"),
         ("loss.boxes=0", "loss.boxes=1.0"),
+        ("model.encoder_args={depths: [1]}", r"model\.encoder_args\.depths=\[2, 2, 4, 2\], this run has \[1\]"),
+        ("train.sampling.rare=0.5", "train.sampling.rare=0.0, this run has 0.5"),
     ],
 )
 def test_what_must_not(config: RunConfig, setting: str, says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
-        find_checkpoint(changed(config, setting), "split", 2)
+        find_checkpoint(HERE, changed(config, setting), MAY_DIFFER)
 
 
 def test_epochs_may_not_change_under_a_share_of_them(tmp_path: Path) -> None:
     settings = [f"output={tmp_path}", "loss.conditional=0.5"]
     part = load_config("quickstart", settings).folder / CHECKPOINTS / ("epoch0001" + PART)
     part.mkdir(parents=True)
-    save_progress(Progress(1, 0.8, "split", 1), load_config("quickstart", settings), part)
+    save_progress(replace(HERE, epochs=1), load_config("quickstart", settings), part)
     publish(part, steps=5, keep=1)
+    longer = load_config("quickstart", [*settings, "train.epochs=30"])
     with pytest.raises(CheckpointError, match=r"train\.epochs=20, this run has 30"):
-        find_checkpoint(load_config("quickstart", [*settings, "train.epochs=30"]), "split", 1)
+        find_checkpoint(HERE, longer, may_differ(longer))
 
 
-def test_other_split_and_other_ranks(config: RunConfig) -> None:
+def test_a_section_that_the_verb_does_not_read(config: RunConfig) -> None:
+    other = changed(config, "pretrain.prototypes=32")
+    assert find_checkpoint(HERE, other, may_differ(other))[1].epochs == 2
+
+
+def test_other_verb_split_and_ranks(config: RunConfig) -> None:
+    with pytest.raises(CheckpointError, match="was written by `cxr-mtl train`"):
+        find_checkpoint(replace(HERE, verb="pretrain"), config, MAY_DIFFER)
     with pytest.raises(CheckpointError, match="another split"):
-        find_checkpoint(config, "other", 2)
+        find_checkpoint(replace(HERE, split="other"), config, MAY_DIFFER)
     with pytest.raises(CheckpointError, match="by 2 ranks, here are 1"):
-        find_checkpoint(config, "split", 1)
+        find_checkpoint(replace(HERE, ranks=1), config, MAY_DIFFER)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Start without --resume"):
-        find_checkpoint(load_config("quickstart", [f"output={tmp_path}"]), "split", 1)
+        find_checkpoint(HERE, load_config("quickstart", [f"output={tmp_path}"]), MAY_DIFFER)

@@ -28,6 +28,6 @@ def step(self: Engine, loss: Tensor) -> Any:
 if __name__ == "__main__":
     if "PAUSE_AT" in os.environ:
         Engine.backward_and_step = step  # type: ignore[method-assign]
-    if os.environ["RANK"] == os.environ.get("LIMIT_RANK"):
+    if os.environ.get("RANK", "0") == os.environ.get("LIMIT_RANK"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
     main()

@@ -28,11 +28,22 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+HERE = Path(__file__).parent
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    # For scripts of the tests, which import this file.
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+}
 ALONE = (sys.executable, "-m", "cxr_mtl")
 TORCHRUN = ("torchrun", "--standalone", "--nproc_per_node", "2", "--module", "cxr_mtl")
 DEEPSPEED = ("deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), "--module", "cxr_mtl")
 PATIENCE = 300  # seconds that a run may take on a busy machine
+
+
+def disturbed(launcher: tuple[str, ...]) -> tuple[str, ...]:
+    """The launcher with disturbed.py in place of the command line."""
+    return (*launcher[:-2], str(HERE / "disturbed.py"))
 
 
 def draw_films(folder: Path) -> Path:
@@ -43,13 +54,14 @@ def draw_films(folder: Path) -> Path:
     return folder
 
 
-def run_file(folder: Path, name: str, **train: object) -> Path:
+def run_file(folder: Path, name: str, loss: dict[str, object] | None = None, **train: object) -> Path:
     """A run of five steps an epoch."""
     tree = {
         "name": name,
         "output": str(folder / "runs"),
         "data": {"manifest": str(folder / "films.parquet"), "min_positives": 2},
         "model": {"encoder": "test_convnext", "image_size": 64, "fpn_channels": 16, "box_convs": 1, "drop_path": 0.1},
+        "loss": loss or {},
         "train": {"epochs": 3, "batch_size": 16, "ema": 0.9, "warmup_epochs": 1, **train},
     }
     file = folder / f"{name}.yaml"
@@ -59,13 +71,14 @@ def run_file(folder: Path, name: str, **train: object) -> Path:
 
 def start(
     *args: str,
+    verb: str = "train",
     launcher: tuple[str, ...] = ALONE,
     before: Callable[[], None] | None = None,
     environment: Mapping[str, str] = ENVIRONMENT,
 ) -> subprocess.Popen[str]:
     """Begin a run in a process group of its own."""
     return subprocess.Popen(
-        [*launcher, "train", *args],
+        [*launcher, verb, *args],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -86,11 +99,25 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
     return process.returncode, [line for line in told if not line.startswith(("[", " ", "torch."))] or [errors[-2000:]]
 
 
-def train(*args: str, launcher: tuple[str, ...] = ALONE, before: Callable[[], None] | None = None) -> list[str]:
+def train(*args: str, verb: str = "train", launcher: tuple[str, ...] = ALONE) -> list[str]:
     """A run from begin to end, which must be a good one; gives what it said of itself."""
-    code, told = finish(start(*args, launcher=launcher, before=before))
+    code, told = finish(start(*args, verb=verb, launcher=launcher))
     assert code == 0, told
     return told
+
+
+def kill_before(step: int, folder: Path, *args: str, verb: str = "train", launcher: tuple[str, ...] = ALONE) -> None:
+    """A run that is killed, launcher and ranks, before it takes an optimizer step."""
+    mark = folder / f"paused{step}"
+    mark.unlink(missing_ok=True)
+    environment = ENVIRONMENT | {"PAUSE_AT": str(step), "PAUSE_MARK": str(mark)}
+    process = start(*args, verb=verb, launcher=disturbed(launcher), environment=environment)
+    deadline = time.monotonic() + PATIENCE
+    while not mark.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kill_all(process)
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
