@@ -27,7 +27,7 @@ def draw_all(answered: Answered, names: Sequence[str], results: Mapping[str, Any
         results: as in results.json; every finding measured there is drawn.
     """
     found = results["classification"]
-    rows = {**found["findings"], **found.get("few", {})}
+    rows = {**found["findings"], **found["few"]}
     columns = {name: (answered.presence[:, c], answered.probability[:, c]) for c, name in enumerate(names)}
     kinds = {"roc": roc, "pr": precision_recall, "reliability": calibration, "scores": scores}
     drawn = {kind: {name: draw(name, *columns[name], rows[name]) for name in rows} for kind, draw in kinds.items()}

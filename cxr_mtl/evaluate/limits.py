@@ -29,7 +29,7 @@ def limits(results: Mapping[str, Any], bundle: Bundle) -> list[str]:
         lines.append(
             f"Fewer than {SHAKY} films show {_and(shaky)}: their numbers, and their part of the mean, are shaky."
         )
-    if few := list(found.get("few", {})):
+    if few := list(found["few"]):
         lines.append(f"Too few films show {_and(few)} for a part in the mean; their intervals may be far too narrow.")
     if unmeasured := len(found["skipped"]) + len(found["not_trained"]):
         lines.append(

@@ -74,10 +74,10 @@ def _context(
     shown: Sequence[Shown] | None,
 ) -> dict[str, Any]:
     found, description = results["classification"], bundle.description
-    measured = {**found["findings"], **found.get("few", {})}
+    measured = {**found["findings"], **found["few"]}
     absent = {
         "films": not shown,
-        "together": len(results.get("cooccurrence", {}).get("findings", ())) < 2,
+        "together": len(results["cooccurrence"]["findings"]) < 2,
     }
     roots = tree(results, bundle)
     groups = [row for kind in results["subgroups"].values() for row in kind.values()]
@@ -93,7 +93,7 @@ def _context(
         "wide": [Markup(to_svg(chart)) for kind in WIDE for chart in drawn.get(kind, {}).values()],
         "tree": roots,
         "num_undrawn": len(bundle.ontology.names) - _size(roots),
-        "gaps": results.get("subgroup_gaps", {}).get("kinds", {}),
+        "gaps": results["subgroup_gaps"]["kinds"],
         "rated": any("sensitivity" in row for row in groups),
         "shown": None if shown is None else _by_finding(shown),
         "named": shown is not None,
@@ -139,7 +139,7 @@ def tree(results: Mapping[str, Any], bundle: Bundle) -> list[dict[str, Any]]:
     nothing trained below it, is left out: an ontology for all datasets has many such nodes.
     """
     found, ontology = results["classification"], bundle.ontology
-    rows = {**found["groups"], **found.get("few", {}), **found["findings"]}
+    rows = {**found["groups"], **found["few"], **found["findings"]}
     given = results["hierarchy"]["conditional_auroc"]["findings"]
     idle = set(found["not_trained"])
     idle = {name for name in idle if ontology.descendants(name) <= idle}

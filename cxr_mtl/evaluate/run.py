@@ -91,7 +91,7 @@ def evaluate(
     _save_predictions(asked.bundle, answered, out / "predictions.parquet")
     drawn = _draw(asked.bundle, answered, results)
     save_figures(drawn, out / "figures")
-    cases = choose(asked.bundle, answered, list(results["classification"]["findings"])) if films else []
+    cases = choose(asked.bundle, answered, _measured(results["classification"])) if films else []
     shown = show(cases, answered, asked.bundle, asked) if films else None
     results["seconds"] = round(time.monotonic() - started, 2)
     write_report(out / "report.html", results, asked.bundle, drawn, shown)
@@ -128,7 +128,7 @@ def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) ->
     found = classification(bundle, answered, draws)
     return {
         "classification": found,
-        "cooccurrence": cooccurrence(bundle, answered, list(found["findings"])),
+        "cooccurrence": cooccurrence(bundle, answered, _measured(found)),
         "hierarchy": hierarchy(bundle, answered, draws),
         "localization": boxes(bundle.box_findings, answered.located(range(learned)), draws, seed),
         # Learned without boxes, so never one number with those that were.
@@ -140,6 +140,11 @@ def _measure(bundle: Bundle, answered: Answered, draws: Resamples, seed: int) ->
         "study": study(bundle, answered, draws),
         **subgroups(bundle, answered, draws),
     }
+
+
+def _measured(found: Row) -> list[str]:
+    """Findings with numbers of their own, whether or not they are in the mean."""
+    return [*found["findings"], *found["few"]]
 
 
 def _subject(
