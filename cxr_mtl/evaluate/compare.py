@@ -95,7 +95,9 @@ def compare(
 def comparison_lines(result: Mapping[str, Any]) -> list[str]:
     """What a terminal shows: both numbers and their difference a line, ``*`` where its interval excludes zero."""
     made, apart = result["comparisons"]["made"], result["comparisons"]["excluding_zero"]
-    rows = list(_rows("", {name: result[name] for name in ("classification", "hierarchy", "localization")}))
+    means = {"macro": result["classification"]["macro"], **result["hierarchy"], **result["localization"]}
+    rows = list(_rows("", means))
+    rows += _rows("", result["classification"]["findings"])
     width = max((len(name) for name, _ in rows), default=0)
     lines = [
         f"{result['n_images']} films of {result['n_patients']} patients, {result['dataset']} {result['split']}",
@@ -157,9 +159,6 @@ def _described(subject: Mapping[str, Any]) -> str:
     return f"{subject['name']} {subject['version']} ({subject['bundle_sha256'][:12]}){warning}"
 
 
-_SILENT = ("classification", "hierarchy", "localization", "findings", "operating_points")
-
-
 def _rows(name: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every pair of numbers by the way to it, what goes without saying left out."""
     if "difference" in node:
@@ -167,7 +166,7 @@ def _rows(name: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str
         return
     for key, child in node.items():
         if isinstance(child, Mapping):
-            yield from _rows(name if key in _SILENT else f"{name} {key}".strip(), child)
+            yield from _rows(name if key == "operating_points" else f"{name} {key}".strip(), child)
 
 
 def _line(row: Mapping[str, Any]) -> str:

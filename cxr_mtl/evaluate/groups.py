@@ -21,7 +21,7 @@ from cxr_mtl.evaluate.collect import Answered, Floats
 from cxr_mtl.evaluate.results import Row, averaged, number
 from cxr_mtl.metrics.classify import enough, outcomes, rates
 from cxr_mtl.metrics.counts import known_mean
-from cxr_mtl.metrics.intervals import Resamples, resampled_ranking
+from cxr_mtl.metrics.intervals import Resamples, resampled_auroc
 
 AGE_BANDS = (0, 18, 40, 60, 80)
 UNKNOWN = "unknown"
@@ -101,7 +101,7 @@ def _measure(
         num_images=len(films),
         num_patients=len(np.unique(own.patient)),
         measures={
-            "macro_auroc": resampled_ranking(presence, probability, own).auroc,
+            "macro_auroc": resampled_auroc(presence, probability, own),
             "sensitivity": called["sensitivity"],
             "specificity": called["specificity"],
         },

@@ -19,7 +19,7 @@ from cxr_mtl.metrics.hierarchy import (
     hierarchical_rates,
     violations,
 )
-from cxr_mtl.metrics.intervals import Ranked, Resamples, estimate, resampled_ranking
+from cxr_mtl.metrics.intervals import Ranked, Resamples, estimate, resampled_auroc, resampled_ranking
 
 HIERARCHY_POINT = "balanced"
 
@@ -118,10 +118,10 @@ def hierarchy(bundle: Bundle, answered: Answered, draws: Resamples) -> Row:
     ontology = bundle.ontology
     parents = ontology.parents_among(bundle.trained)
     asked = given_parents(answered.presence, parents)
-    conditional = resampled_ranking(asked, answered.conditional, draws).auroc
+    conditional = resampled_auroc(asked, answered.conditional, draws)
     many = enough(asked, answered.conditional)
     inner = [c for c, above in enumerate(parents) if above and not np.isnan(conditional[0, c])]
-    auroc = resampled_ranking(answered.presence, answered.hierarchy, draws).auroc
+    auroc = resampled_auroc(answered.presence, answered.hierarchy, draws)
     auroc[:, ~enough(answered.presence, answered.hierarchy)] = np.nan
     if ontology.normal is not None:
         auroc[:, ontology.index(ontology.normal)] = np.nan

@@ -32,7 +32,7 @@ def known_mean(values: ArrayLike, axis: int | None = None) -> Floats:
     return ratio(np.nansum(array, axis=axis), np.sum(~np.isnan(array), axis=axis))
 
 
-def running_sum(values: NDArray[np.float32]) -> Floats:
+def running_sum(values: NDArray[Any]) -> Floats:
     """(G, R) sums of all rows down to each, of whole numbers; exact while those of a tile stay below 2**24.
 
     The same as ``np.cumsum(values, axis=0)`` in double precision, and six times as quick: a product with a triangle of
@@ -53,7 +53,6 @@ class Steps:
     Attributes:
         score: (G,) falling.
         found: (G, R) weight of the positives at exactly this score.
-        tp: (G, R) weight of the positives scored so high or higher.
         fp: (G, R) weight of the negatives scored so high or higher.
         tied: (G, R) weight of the negatives at exactly this score, or () 0 where there is no tie.
         positives: (R,) weight of all positives.
@@ -62,11 +61,15 @@ class Steps:
 
     score: Floats
     found: Floats
-    tp: Floats
     fp: Floats
     tied: Floats
     positives: Floats
     negatives: Floats
+
+    @property
+    def tp(self) -> Floats:
+        """(G, R) weight of the positives scored so high or higher; summed anew each time."""
+        return running_sum(self.found)
 
 
 class Ranking:
@@ -97,18 +100,10 @@ class Ranking:
 
     def steps(self, weights: NDArray[Any]) -> Steps:
         """Counts under (P, R) whole-number weights; exact while a column of weighted rows stays below 2**24."""
-        found = self._positives @ weights
-        tp, fp = running_sum(found), running_sum(self._negatives @ weights)
+        found = (self._positives @ weights)[:-1].astype(np.float64)
+        fp = running_sum(self._negatives @ weights)
         tied = np.zeros(()) if self._tied is None else (self._tied @ weights)[:-1].astype(np.float64)
-        return Steps(
-            score=self.score,
-            found=found[:-1].astype(np.float64),
-            tp=tp[:-1],
-            fp=fp[:-1],
-            tied=tied,
-            positives=tp[-1],
-            negatives=fp[-1],
-        )
+        return Steps(self.score, found, fp[:-1], tied, positives=found.sum(axis=0), negatives=fp[-1])
 
 
 def _fold(row: NDArray[np.intp], patient: NDArray[np.intp], shape: tuple[int, int]) -> Any:
@@ -124,6 +119,7 @@ def area_under_roc(steps: Steps) -> Floats:
 def average_precision(steps: Steps) -> Floats:
     """(R,) precision averaged over the positives, not interpolated; nan where one class is missing."""
     # Weights are whole numbers: where nothing has been counted yet nothing is found either, and 0 / 1 stands for 0 / 0.
-    area = np.einsum("gr,gr->r", steps.found, steps.tp / np.maximum(steps.tp + steps.fp, 1))
+    tp = steps.tp
+    area = np.einsum("gr,gr->r", steps.found, tp / np.maximum(tp + steps.fp, 1))
     both = (steps.positives > 0) & (steps.negatives > 0)
     return np.where(both, ratio(area, steps.positives), np.nan)

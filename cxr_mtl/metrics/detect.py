@@ -88,7 +88,8 @@ def voc_precision(steps: Steps, drawn: Floats) -> Floats:
     Args:
         drawn: (R,) annotated boxes, found or not.
     """
-    precision = np.nan_to_num(ratio(steps.tp, steps.tp + steps.fp))
+    tp = steps.tp
+    precision = np.nan_to_num(ratio(tp, tp + steps.fp))
     best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     return ratio((steps.found * best).sum(axis=0), drawn)
 
@@ -100,5 +101,6 @@ def found_at(steps: Steps, drawn: Floats, films: Floats, rates: Sequence[float] 
         drawn: (R,) annotated boxes.
         films: (R,) films that the finding was asked of.
     """
-    tp = [np.where(steps.fp <= rate * films, steps.tp, 0.0).max(axis=0, initial=0.0) for rate in rates]
-    return ratio(np.stack(tp), drawn)
+    tp = steps.tp
+    found = [np.where(steps.fp <= rate * films, tp, 0.0).max(axis=0, initial=0.0) for rate in rates]
+    return ratio(np.stack(found), drawn)

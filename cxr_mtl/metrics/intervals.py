@@ -8,7 +8,7 @@ An interval is the 2.5th to 97.5th percentile of the number over the resamples.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cxr_mtl.metrics.classify import usable
-from cxr_mtl.metrics.counts import Floats, Ranking, area_under_roc, average_precision
+from cxr_mtl.metrics.counts import Floats, Ranking, Steps, area_under_roc, average_precision
 
 BLOCK = 64  # resamples counted at once: wide enough for BLAS, small enough to stay near the processor
 
@@ -144,8 +144,21 @@ def resampled_ranking(presence: ArrayLike, score: ArrayLike, resamples: Resample
         score: (N, C) nan where never trained.
         resamples: of the same N films.
     """
+    return Ranked(*_over_resamples((area_under_roc, average_precision), presence, score, resamples))
+
+
+def resampled_auroc(presence: ArrayLike, score: ArrayLike, resamples: Resamples) -> Floats:
+    """(1 + R, C) the AUROC alone, which takes less time than both."""
+    return np.asarray(_over_resamples((area_under_roc,), presence, score, resamples)[0])
+
+
+def _over_resamples(
+    measures: Sequence[Callable[[Steps], Floats]], presence: ArrayLike, score: ArrayLike, resamples: Resamples
+) -> Floats:
+    """(len(measures), 1 + R, C)."""
     stated, given = np.asarray(presence, np.float64), np.asarray(score, np.float64)
-    result = Ranked(np.empty((len(resamples), stated.shape[1])), np.empty((len(resamples), stated.shape[1])))
+    columns = range(stated.shape[1])
+    found = np.empty((len(measures), len(resamples), len(columns)))
 
     def sort(c: int) -> Ranking:
         keep = usable(stated[:, c], given[:, c])
@@ -153,12 +166,11 @@ def resampled_ranking(presence: ArrayLike, score: ArrayLike, resamples: Resample
 
     def count(c: int, order: Ranking, part: slice, weights: NDArray[np.float32]) -> None:
         steps = order.steps(weights)
-        result.auroc[part, c] = area_under_roc(steps)
-        result.auprc[part, c] = average_precision(steps)
+        for m, measure in enumerate(measures):
+            found[m, part, c] = measure(steps)
 
-    columns = range(stated.shape[1])
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and scipy let threads run while they compute
         rankings = list(pool.map(sort, columns))
         for part, weights in resamples.blocks():
             list(pool.map(partial(count, part=part, weights=weights), columns, rankings))
-    return result
+    return found
