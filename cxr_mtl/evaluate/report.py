@@ -101,7 +101,7 @@ def _context(
         "most_named": MOST_NAMED,
         "shaky": SHAKY,
         "rules": {point: rule["rule"] for point, rule in description.rules.items()},
-        "fitted_on": description.fitted_on,
+        "fitted_on": fitted_on(description.fitted_on),
         "limits": limits(results, bundle),
         "warnings": warnings(results),
     }
@@ -129,6 +129,16 @@ def share(row: Mapping[str, Any]) -> str:
 def place(value: float) -> float:
     """Where an AUROC lies on the small scale beside it, 0 to 100."""
     return round(100 * min(1.0, max(0.0, (value - _LOW) / (_HIGH - _LOW))), 2)
+
+
+def fitted_on(fitted: Mapping[str, Any]) -> list[str]:
+    """What fitted calibration and thresholds, in words; after it, what had fitted them before it."""
+    plain = {key: value for key, value in fitted.items() if key != "before"}
+    said = [
+        f"{key.replace('_', ' ')} {', '.join(value) or 'none' if isinstance(value, list) else value}"
+        for key, value in plain.items()
+    ]
+    return ["; ".join(said), *(fitted_on(fitted["before"]) if "before" in fitted else [])]
 
 
 def tree(results: Mapping[str, Any], bundle: Bundle) -> list[dict[str, Any]]:

@@ -29,9 +29,9 @@ from cxr_mtl.evaluate import films, plots, run
 from cxr_mtl.evaluate.chart import GUIDE, OTHER, Axis, Band, Bars, Chart, Dots, Line, Note, to_svg
 from cxr_mtl.evaluate.charts import precision_recall, roc, scores
 from cxr_mtl.evaluate.films import to_jpeg
-from cxr_mtl.evaluate.report import PAGE_BYTES, TEMPLATES, tree, write_report
+from cxr_mtl.evaluate.report import PAGE_BYTES, TEMPLATES, fitted_on, tree, write_report
 from cxr_mtl.evaluate.run import evaluate
-from cxr_mtl.types import DISCLAIMER, Heatmap, Options, Prediction
+from cxr_mtl.types import DISCLAIMER, Options, Prediction
 
 QUIET = {"resamples": 20, "progress": False}
 HOSTILE = "Mass <script>alert(1)</script> & \"q\" 'r' $x_1$ {{ 7 * 7 }}"
@@ -262,7 +262,7 @@ def test_a_predictor_that_cannot_draw_gets_films_without_heat_maps(drawn, predic
     text = (tmp_path / "report.html").read_text()
     assert "data:image/jpeg" in text
     assert "No heat map." in text
-    assert "Heat map: where" not in text
+    assert "where the score of" not in text
 
 
 def renamed(node, old: str, new: str):
@@ -321,6 +321,14 @@ def test_what_other_numbers_there_may_be_is_shown(made, predictor, tmp_path):
     assert "0.123 0.045–0.234" in line
     assert "31 studies, 8 of them" in page.shown
     assert any(text.startswith(name) for attrs, text in page.all("section") if attrs.get("class") == "finding")
+
+
+def test_what_fitted_is_said_of_every_fit():
+    first = {"dataset": "nih", "films": 60}
+    assert fitted_on(first) == ["dataset nih; films 60"]
+    again = {"dataset": "kermany", "findings_kept": ["Mass", "Nodule"], "nodes_kept": [], "before": first}
+    assert fitted_on(again)[0] == "dataset kermany; findings kept Mass, Nodule; nodes kept none"
+    assert fitted_on(again)[1:] == fitted_on(first)
 
 
 def test_the_tree_names_second_parents_and_leaves_out_what_was_never_trained(made, predictor):
