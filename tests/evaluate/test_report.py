@@ -60,14 +60,15 @@ def no_sheets() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest whose every word of a patient but the image's own name says that it is secret."""
+    """A manifest whose every word of a patient but the image's own name says that it is secret; most are tested on."""
     folder = tmp_path_factory.mktemp("drawn")
     write_study_set(folder / "secret", 120, 1, 64)
     manifest, _ = import_source("nih", folder / "secret", ontology="nih14", seed=0)
-    names = {name: "secret-" + manifest.table[name].astype(str) for name in ("patient_id", "study_id")}
     # Most films are tested on, so that some findings have enough of them to stand in the mean.
-    swapped = manifest.table["split"].replace({"train": "test", "test": "train"})
-    save_manifest(replace(manifest, table=manifest.table.assign(split=swapped, **names)), folder / "m.parquet")
+    train = manifest.table["split"] == "train"
+    manifest.table.loc[train & (manifest.table["patient_id"].astype(int) % 8 > 0), "split"] = "test"
+    names = {name: "secret-" + manifest.table[name].astype(str) for name in ("patient_id", "study_id")}
+    save_manifest(replace(manifest, table=manifest.table.assign(**names)), folder / "m.parquet")
     return folder / "m.parquet"
 
 
