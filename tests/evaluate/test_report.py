@@ -31,7 +31,7 @@ from cxr_mtl.evaluate.charts import precision_recall, roc, scores
 from cxr_mtl.evaluate.films import to_jpeg
 from cxr_mtl.evaluate.report import PAGE_BYTES, TEMPLATES, fitted_on, tree, write_report
 from cxr_mtl.evaluate.run import evaluate
-from cxr_mtl.types import Heatmap, Options, Prediction
+from cxr_mtl.types import DISCLAIMER, Heatmap, Options, Prediction
 
 QUIET = {"resamples": 20, "progress": False}
 HOSTILE = "Mass <script>alert(1)</script> & \"q\" 'r' $x_1$ {{ 7 * 7 }}"
