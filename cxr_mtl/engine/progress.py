@@ -66,9 +66,8 @@ def find_checkpoint(here: Progress, config: RunConfig, may_differ: Set[str]) -> 
     checkpoint, damages = find_whole(config.folder / CHECKPOINTS)
     for damage in damages:
         logger.warning("%s; going on from %s.", damage, checkpoint.name)
-    saved = json.loads((checkpoint / PROGRESS_FILE).read_text())
-    then, now = (_fixed(tree, may_differ) for tree in (saved.pop("config"), config.model_dump(mode="json")))
-    progress = Progress(**saved)
+    progress, settings = _read(checkpoint)
+    then, now = (_fixed(tree, may_differ) for tree in (settings, config.model_dump(mode="json")))
     if progress.verb != here.verb:
         raise CheckpointError(
             f"{checkpoint}: was written by `cxr-mtl {progress.verb}`.",
@@ -93,6 +92,18 @@ def find_checkpoint(here: Progress, config: RunConfig, may_differ: Set[str]) -> 
             hint=f"Resume with {progress.ranks}.",
         )
     return checkpoint, progress
+
+
+def _read(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
+    try:
+        saved = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        settings = saved.pop("config")
+        return Progress(**saved), settings
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{checkpoint}: was written by another version of cxr-mtl.",
+            hint="Resume with that version, or start a run of another name.",
+        ) from None
 
 
 def _fixed(tree: dict[str, Any], may_differ: Set[str], above: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from cxr_mtl.config import RunConfig, load_config
 from cxr_mtl.engine.checkpoint import PART, publish
-from cxr_mtl.engine.progress import CHECKPOINTS, MAY_DIFFER, Progress, find_checkpoint, save_progress
+from cxr_mtl.engine.progress import CHECKPOINTS, MAY_DIFFER, PROGRESS_FILE, Progress, find_checkpoint, save_progress
 from cxr_mtl.errors import CheckpointError
 from cxr_mtl.train.loop import may_differ
 
@@ -63,6 +63,20 @@ def test_what_may_differ(config: RunConfig, setting: str) -> None:
 def test_what_must_not(config: RunConfig, setting: str, says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
         find_checkpoint(HERE, changed(config, setting), MAY_DIFFER)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", '{"epochs": 1, "config": {}}', '{"verb": "train", "config": {}, "old": 1}']
+)
+def test_checkpoints_of_another_version(tmp_path: Path, text: str | None) -> None:
+    config = load_config("quickstart", [f"output={tmp_path}"])
+    part = config.folder / CHECKPOINTS / ("epoch0001" + PART)
+    part.mkdir(parents=True)
+    if text:
+        (part / PROGRESS_FILE).write_text(text)
+    publish(part, steps=5, keep=1)
+    with pytest.raises(CheckpointError, match="another version of cxr-mtl"):
+        find_checkpoint(HERE, config, MAY_DIFFER)
 
 
 def test_epochs_may_not_change_under_a_share_of_them(tmp_path: Path) -> None:
