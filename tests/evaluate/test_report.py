@@ -314,10 +314,7 @@ def test_what_other_numbers_there_may_be_is_shown(made, predictor, tmp_path):
             "min_positives": 10,
         },
         "subgroups": groups,
-        "subgroup_gaps": {
-            "min_patients": 30,
-            "kinds": {"sex": {"macro_auroc": gap, "sensitivity": gap, "specificity": none}},
-        },
+        "subgroup_gaps": {"min_patients": 30, "kinds": {"sex": gaps}},
         "study": {"n_studies": 31, "n_with_several_films": 8, "mean": body, "max": body},
     }
     write_report(tmp_path / "report.html", more, predictor.bundle, {}, None)
