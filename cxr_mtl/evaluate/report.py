@@ -116,8 +116,8 @@ def span(row: Mapping[str, Any] | None, digits: int = 3) -> str:
     """Its interval, or nothing."""
     if row is None or row["ci95"][0] is None:
         return ""
-    low, high = row["ci95"]
-    return f"{low:.{digits}f}–{high:.{digits}f}"
+    low, high = (f"{end:.{digits}f}".replace("-", "−") for end in row["ci95"])
+    return f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
 
 
 def share(row: Mapping[str, Any]) -> str:
