@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMANDS = ["quickstart", "data", "pretrain", "train", "evaluate", "predict", "package", "serve", "demo"]
+COMMANDS = ["quickstart", "data", "pretrain", "train", "evaluate", "calibrate", "predict", "package", "serve", "demo"]
 
 
 def cxr(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -48,6 +48,7 @@ def test_every_command_explains_itself(command: str) -> None:
         (["data", "import", "nhi", ".", "--out", "m.parquet"], "nih"),
         (["data", "doctor", "no.parquet"], "no.parquet"),
         (["evaluate", "no_bundle", "no.parquet"], "no.parquet"),
+        (["calibrate", "no_bundle", "no.parquet"], "no.parquet"),
         (["predict", "no_bundle", "film.png"], "no_bundle is not a bundle"),
         (["package", "no_bundle"], "no_bundle"),
         (["serve", "--model-store", "no_store"], "no_store"),

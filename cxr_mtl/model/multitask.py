@@ -104,6 +104,11 @@ def judge(model: MultiTaskModel, images: Tensor, views: int) -> Outputs:
     return first
 
 
+def pooled(outputs: Outputs) -> Tensor:
+    """(B, F) means of the encoder's last two maps: what the network sees in films, whatever it makes of it."""
+    return torch.cat([maps.float().mean((2, 3)) for maps in outputs.features], dim=1)
+
+
 def _zoomed(images: Tensor, zoom: float) -> Tensor:
     """The films about their centre, larger or smaller in the same square; what comes from outside is black."""
     matrix = torch.tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]], device=images.device).expand(len(images), 2, 3)

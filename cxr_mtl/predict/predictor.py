@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_mtl.bundle import Bundle, load_bundle
 from cxr_mtl.data.geometry import Letterbox
-from cxr_mtl.data.read import read_frontal
+from cxr_mtl.data.read import named, read_frontal
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
-from cxr_mtl.model.multitask import judge
+from cxr_mtl.model.multitask import judge, pooled
 from cxr_mtl.model.weak import weak_boxes
+from cxr_mtl.predict.admit import admit, novelties
 from cxr_mtl.predict.heatmap import grad_cam, strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
@@ -34,6 +37,33 @@ class Predictor(Protocol):
     ) -> list[Prediction | ImageError]:
         """One prediction or error for each source, in order; a bad film never costs its neighbours theirs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a bundle says of B films.
+
+    Attributes:
+        answers: B, calibrated.
+        findings: (B, C) logits.
+        hierarchy: (B, C) logits of the tree's nodes.
+        features: (B, F) of the encoder, pooled.
+    """
+
+    answers: list[Answer]
+    findings: FloatTable
+    hierarchy: FloatTable
+    features: FloatTable
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A film that may be judged, as the model sees it."""
+
+    film: Radiograph
+    square: NDArray[np.uint8]
+    box: Letterbox
+    looks: FloatTable | None
 
 
 class LocalPredictor:
@@ -72,32 +102,48 @@ class LocalPredictor:
     def predict_each(self, requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
         """The same with options for each film, as a server's batch brings them."""
         results: list[Prediction | ImageError | None] = [None] * len(requests)
-        films: dict[int, Radiograph] = {}
+        films: dict[int, _Admitted] = {}
         for i, (source, options) in enumerate(requests):
             try:
                 check_options(self.bundle, options)
-                films[i] = read_frontal(source)
+                films[i] = self._admit(source)
             except ImageError as error:
                 results[i] = error
         if films:
-            outputs, boxes = self._forward(list(films.values()))
+            boxes = [film.box for film in films.values()]
+            outputs = self._forward([film.square for film in films.values()])
             answers = self._answers(outputs, boxes)
+            unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 options = requests[i][1]
                 maps = [self._heatmap(outputs, row, boxes[row], answer, name, options) for name in options.heatmaps]
-                results[i] = respond(self.bundle, film, answer, options, [m for m in maps if m is not None])
+                shown = [m for m in maps if m is not None]
+                results[i] = respond(self.bundle, film.film, answer, options, shown, unlike[row])
         return [r for r in results if r is not None]
 
     def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
         """All numbers for films already read; evaluation's door."""
-        outputs, boxes = self._forward(films)
-        return self._answers(outputs, boxes)
+        return self.look(films).answers
+
+    def look(self, films: Sequence[Radiograph]) -> Looked:
+        """The same with the logits that they come from; calibration's door."""
+        inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
+        outputs = self._forward([square for square, _ in inputs])
+        answers = self._answers(outputs, [box for _, box in inputs])
+        return Looked(answers, _numpy(outputs.findings), _numpy(outputs.hierarchy), _numpy(pooled(outputs)))
+
+    def _admit(self, source: Path | bytes) -> _Admitted:
+        film = read_frontal(source)
+        square, box = to_input(film.pixels, self.bundle.image_size)
+        try:
+            return _Admitted(film, square, box, admit(self.bundle, square, box))
+        except ImageError as error:
+            raise named(source, error) from error
 
     @torch.no_grad()
-    def _forward(self, films: Sequence[Radiograph]) -> tuple[Outputs, list[Letterbox]]:
-        inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
-        images = torch.from_numpy(np.stack([image for image, _ in inputs]))[:, None].to(self._device)
-        return judge(self.bundle.model, images, self.bundle.description.model.views), [box for _, box in inputs]
+    def _forward(self, squares: Sequence[NDArray[np.uint8]]) -> Outputs:
+        images = torch.from_numpy(np.stack(squares))[:, None].to(self._device)
+        return judge(self.bundle.model, images, self.bundle.description.model.views)
 
     def _answers(self, outputs: Outputs, boxes: Sequence[Letterbox]) -> list[Answer]:
         bundle = self.bundle

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.errors import ImageError
+from cxr_mtl.predict.admit import Novelty
 from cxr_mtl.predict.regions import fuse_regions
 from cxr_mtl.types import Answer, FindingCall, Heatmap, Node, Options, Prediction, Radiograph
 
@@ -14,7 +15,12 @@ DIGITS = 6  # of a probability in the answer: enough to compare two servers, few
 
 
 def respond(
-    bundle: Bundle, film: Radiograph, answer: Answer, options: Options, heatmaps: Sequence[Heatmap] = ()
+    bundle: Bundle,
+    film: Radiograph,
+    answer: Answer,
+    options: Options,
+    heatmaps: Sequence[Heatmap] = (),
+    novelty: Novelty | None = None,
 ) -> Prediction:
     """Apply an operating point to one film's numbers."""
     thresholds = bundle.operating_points[options.operating_point]
@@ -50,12 +56,13 @@ def respond(
             "format": film.format,
             "inverted": film.inverted,
             "sha256": film.sha256,
+            **({"novelty": novelty.to_dict()} if novelty else {}),
         },
         operating_point=options.operating_point,
         findings=calls,
         hierarchy=nodes,
         boxes=tuple(shown),
-        warnings=film.notes,
+        warnings=film.notes + (novelty.warnings if novelty else ()),
         heatmaps=tuple(heatmaps),
         regions=fuse_regions(shown),
     )
