@@ -28,7 +28,7 @@ from PIL import Image, ImageFilter
 from cxr_mtl.bundle import CARD, SPLIT, WEIGHTS, Door, gate_bytes, gate_section, save_bundle
 from cxr_mtl.data.gate.fit import MAX_TRAIN, choose, fit_gate
 from cxr_mtl.data.gate.gate import Gate
-from cxr_mtl.data.gate.negatives import KINDS, make_negatives
+from cxr_mtl.data.gate.negatives import make_negatives
 from cxr_mtl.data.gate.thumbs import Glimpses, cut_out, glimpse
 from cxr_mtl.data.gate.usual import fit_usual
 from cxr_mtl.data.geometry import Letterbox
@@ -38,13 +38,15 @@ from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.split import split_hash
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.admit import check_greys
+from cxr_mtl.predict.admit import bits, check_greys
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import Radiograph
 
 Square = tuple[NDArray[np.uint8], Letterbox]
 SIDE = 224  # of the input where no bundle says one
 DEMANDED = 0.98  # of the films of each dataset, to pass
+# Kinds to be left out of a fit, one at a time: what stands for pictures that people may send.
+BLIND = ("turned films", "inverted films", "leaves", "body slices", "limbs", "pages")
 ROWS: list[dict[str, Any]] = []
 
 
@@ -74,8 +76,14 @@ def main() -> None:
     fitted = fit_gate(seen["NIH train"].thumbs, seen["NIH val"].thumbs, 0)
     tell("fit", "time", time.process_time() - started, "CPU s")
     gate = fitted.gate
-    for name in ("NIH val", "NIH test", "Kermany, children"):
-        tell(name, "passed", float(gate.passes(seen[name].thumbs).mean()))
+    names = {f"NIH {split}": nih.table["image_id"][nih.splits == split].to_numpy() for split in ("val", "test")}
+    names["Kermany, children"] = kermany.table["image_id"].to_numpy()[::step]
+    for name, ids in names.items():
+        passes = gate.passes(seen[name].thumbs)
+        tell(f"{name} ({len(ids)})", "passed", float(passes.mean()), missed=ids[~passes].tolist())
+        tell(
+            f"{name}, the film with the fewest greys", "bits", min(bits(cut_out(*film)) for film in films[name]), "bits"
+        )
     for kind, share in fitted.stopped.items():
         tell(f"{kind}, drawn anew", "stopped", share)
     samples = [(file.name, pixels_of(file)) for file in sorted((arguments.films / "dicom").glob("*.dcm"))[1:]]
@@ -87,21 +95,24 @@ def main() -> None:
     for kind, change in TURNS.items():
         share = float(1 - gate.passes(glimpse(changed(films["NIH test"], change)).thumbs).mean())
         tell(f"NIH test, {kind}", "stopped", share)
-    for kind in () if arguments.quick else KINDS:
+    for kind in () if arguments.quick else BLIND:
         blind = fit_gate(seen["NIH train"].thumbs, seen["NIH val"].thumbs, 0, without=frozenset({kind})).gate
         pictures = make_negatives(kind, 150, seen["NIH test"].thumbs, 2)
         tell(f"{kind}, never met in the fit", "stopped", float(1 - blind.passes(pictures).mean()))
-    started = time.perf_counter()
-    gate.passes(np.concatenate([glimpse([film]).thumbs for film in films["NIH test"]]))
-    tell("the gate at answering", "time", (time.perf_counter() - started) / len(films["NIH test"]) * 1e3, "ms a film")
+    started = time.process_time()
+    for film in films["NIH test"]:
+        gate.passes(glimpse([film]).thumbs)
+    tell(
+        "the gate at answering", "time", (time.process_time() - started) / len(films["NIH test"]) * 1e3, "CPU ms a film"
+    )
     if predictor:
         usual = novelty(predictor, nih, films, seen)
         if arguments.out:
             keep(predictor, nih, Door(gate, usual), seen, fitted.to_dict(), arguments.out)
     if arguments.json:
         arguments.json.write_text(json.dumps({"benchmark": "gate", "rows": ROWS}, indent=2) + "\n")
-    passed = {row["name"]: row["value"] for row in ROWS if row["metric"] == "passed"}
-    if min(passed["NIH test"], passed["Kermany, children"]) < DEMANDED and not arguments.quick:
+    passed = [row["value"] for row in ROWS if row["metric"] == "passed"]
+    if min(passed) < DEMANDED and not arguments.quick:
         sys.exit(f"Fewer than {DEMANDED:.0%} of the films of a dataset pass.")
 
 

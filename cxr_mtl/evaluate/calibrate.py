@@ -24,6 +24,7 @@ from cxr_mtl.data.split_file import COLUMNS, read_split, split_table_text
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.evaluate.collect import Answered, collect
 from cxr_mtl.metrics.calibrate import MIN_CLASS
+from cxr_mtl.metrics.classify import auroc, per_finding
 from cxr_mtl.metrics.localize import choose_box_threshold
 from cxr_mtl.predict.predictor import LocalPredictor, Looked
 from cxr_mtl.types import Answer, Radiograph
@@ -63,13 +64,14 @@ def calibrate(
     _check_unseen(table, manifest, split)
     answered = collect(witness, manifest, split, batch_size=batch_size, progress=progress)
     fitted = _provenance(answered, manifest, manifest_path, split)
-    description, kept = _recalibrated(bundle, answered, witness.said(answered), fitted)
+    said = witness.said(answered)
+    description = _recalibrated(bundle, answered, said, fitted)
     files = {SPLIT: _with_films(table, about, answered, fitted)}
     if (folder / CARD).is_file():
         files[CARD] = recalibrated_card((folder / CARD).read_text(encoding="utf-8"), description)
     gate = (folder / GATE).read_bytes() if bundle.gate else None
     save_bundle(out, description, folder / WEIGHTS, files, gate)
-    return _in_words(bundle, description, kept, answered, known=bool(len(table)))
+    return _in_words(bundle, description, answered, _unranked(bundle, description, said), known=bool(len(table)))
 
 
 class _Witness:
@@ -105,10 +107,7 @@ def _check_unseen(learned: pd.DataFrame, manifest: Manifest, split: str) -> None
         raise DataError(f"{what}, first: {first}.", hint="Calibrate on films of other patients, such as --split val.")
 
 
-def _recalibrated(
-    bundle: Bundle, answered: Answered, said: Said, fitted: dict[str, Any]
-) -> tuple[Description, list[str]]:
-    """The new description, and the findings that keep their calibration or their thresholds."""
+def _recalibrated(bundle: Bundle, answered: Answered, said: Said, fitted: dict[str, Any]) -> Description:
     old, names = bundle.description, bundle.ontology.names
     findings, new = refit_calibration(old.findings_calibration, said.presence, said.findings)
     nodes, new_nodes = refit_calibration(old.hierarchy_calibration, said.asked, said.own)
@@ -123,7 +122,7 @@ def _recalibrated(
         "tree_nodes_kept": _named(bundle, ~new_nodes),
         "box_cut": "kept" if np.isnan(cut) else "refitted",
     }
-    description = replace(
+    return replace(
         old,
         version=_version(old.version, fitted["dataset"]),
         findings_calibration=findings,
@@ -133,7 +132,14 @@ def _recalibrated(
         box_min_score=old.box_min_score if np.isnan(cut) else cut,
         fitted_on=fitted | kept | {"before": dict(old.fitted_on)},
     )
-    return description, list(kept["findings_kept"])
+
+
+def _unranked(bundle: Bundle, description: Description, said: Said) -> list[str]:
+    """Findings that were fitted although the films with them score no higher than those without."""
+    probability = said.probability(description.findings_calibration, description.hierarchy_calibration)
+    worse = per_finding(auroc, said.presence, probability) <= 0.5
+    kept = description.fitted_on["findings_kept"]
+    return [name for name in _named(bundle, worse) if name not in kept]
 
 
 def _named(bundle: Bundle, kept: NDArray[np.bool_]) -> list[str]:
@@ -186,7 +192,7 @@ def _with_films(table: pd.DataFrame, about: dict[str, Any], answered: Answered, 
 
 
 def _in_words(
-    bundle: Bundle, description: Description, kept: Sequence[str], answered: Answered, *, known: bool
+    bundle: Bundle, description: Description, answered: Answered, unranked: Sequence[str], *, known: bool
 ) -> list[str]:
     fitted = description.fitted_on
     whose = f"{fitted['films']} films of {fitted['patients']} patients ({fitted['dataset']} {fitted['split']})"
@@ -195,9 +201,11 @@ def _in_words(
         lines.append(
             f"{len(answered.unread)} films were not answered and fitted nothing, first: {answered.unread[0].message}"
         )
-    if kept:
+    if kept := fitted["findings_kept"]:
         few = f"under {MIN_CLASS} films with or without it"
         lines.append(f"Kept as they were, for {few}: {', '.join(kept)}.")
+    if unranked:
+        lines.append(f"Ranked no better than chance on these films, which no calibration mends: {', '.join(unranked)}.")
     change = f"{bundle.box_min_score:.3f} to {description.box_min_score:.3f}"
     lines.append(
         "Boxes are cut as before: fewer than five were drawn." if fitted["box_cut"] == "kept" else f"Box cut: {change}."

@@ -20,7 +20,7 @@ from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.refuse import refuse
 from cxr_mtl.errors import ImageError
 
-# Films of NIH and Kermany have 5.6 bits and more; writing, masks and drawings have few greys.
+# Bits a pixel. Films have more than twice as many; writing, masks and drawings have few greys.
 MIN_BITS = 2.5
 MIN_CONTRAST = 8  # grey levels of 256 between the darkest and the brightest hundredth
 DIGITS = 3
@@ -106,11 +106,17 @@ def check_greys(film: NDArray[np.uint8]) -> None:
     filled = np.flatnonzero((np.cumsum(counts) > 0.01) & (np.cumsum(counts[::-1])[::-1] > 0.01))
     if not len(filled) or filled[-1] - filled[0] < MIN_CONTRAST:
         raise refuse("blank", "is blank: one grey almost everywhere", "Send the film as it was exposed.")
-    shares = counts[counts > 0]
-    if -(shares * np.log2(shares)).sum() < MIN_BITS:
+    if bits(film) < MIN_BITS:
         raise refuse(
             "not_chest", "has hardly any shades of grey, as a drawing or writing has, and a film has not", _UPRIGHT
         )
+
+
+def bits(film: NDArray[np.uint8]) -> float:
+    """Entropy of the greys: 0 for one alone, 8 for all 256 alike."""
+    counts = np.bincount(film.ravel())
+    shares = counts[counts > 0] / film.size
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def _refusal(gate: Gate, seen: Glimpses) -> ImageError:

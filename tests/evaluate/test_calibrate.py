@@ -132,6 +132,8 @@ def test_weights_stay_and_what_fitted_is_said(trained: Path, done: tuple[Path, l
     kept = fitted["findings_kept"]
     assert kept, "some findings are too rare in so few films"
     assert any(kept[0] in line for line in lines)
+    (unranked,) = [line for line in lines if "no better than chance" in line]
+    assert "Ranked no better than chance on these films, which no calibration mends: " in unranked, "weights are random"
     for name in kept:
         assert new.operating_points["balanced"][name] == 0.5
     moved = [n for n in new.trained if n not in kept]
