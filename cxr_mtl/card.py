@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cxr_mtl.bundle import Description
+from cxr_mtl.bundle.fit import RULES
 from cxr_mtl.types import DISCLAIMER
 
 
@@ -18,7 +20,6 @@ def model_card(description: Description, train: Mapping[str, Any]) -> str:
     """
     ontology = description.ontology
     untrained = [f.name for f in ontology.findings if not f.group and f.name not in description.trained]
-    fitted = description.fitted_on
     return f"""# {description.name} {description.version}
 
 **{DISCLAIMER}**
@@ -36,32 +37,58 @@ One network with three heads: findings, boxes and a tree of findings. Input: one
 - Boxes for: {", ".join(description.box_findings) or "none"}.
 - Never trained, so answered with `not_trained`: {", ".join(untrained) or "none"}.
 
-## Calibration and thresholds
-Fitted on films that the weights were not trained on:
-{_list(fitted)}
-
-| operating point | rule |
-|---|---|
-{chr(10).join(f"| {name} | {rule} |" for name, rule in RULES.items())}
-
-## Limits
+{_calibration(description)}## Limits
 - A probability is calibrated for films like those it was fitted on. At another site, with another share of sick
   patients, it is off.
 - Labels mined from reports are wrong at times; the model learned their errors too.
 - A score for a box is not a probability. No box does not mean no finding.
-- Lateral films, children's films and pictures of other parts of the body are answered as if they were frontal films of
-  an adult chest.
+{_gate(description)}
 
 Numbers with intervals: `results.json`, once `cxr-mtl evaluate` has run.
 """
 
 
-RULES = {
-    "balanced": "highest sensitivity + specificity (Youden)",
-    "f1": "highest F1",
-    "sensitive": "highest threshold with a sensitivity of at least 0.90",
-    "specific": "lowest threshold with a specificity of at least 0.95",
-}
+def recalibrated_card(card: str, description: Description) -> str:
+    """The card of a bundle that was calibrated anew: new are its title and what it says of calibration."""
+    section = re.compile(rf"^{_HEADING}$.*?(?=^## )", re.DOTALL | re.MULTILINE)
+    titled = re.sub(r"\A# .*", lambda _: f"# {description.name} {description.version}", card)
+    return section.sub(lambda _: _calibration(description), titled)
+
+
+_HEADING = "## Calibration and thresholds"
+
+
+def _calibration(description: Description) -> str:
+    fitted = dict(description.fitted_on)
+    before = fitted.pop("before", None)
+    earlier = (
+        f"\nBefore that they were fitted on:\n{_list({k: v for k, v in before.items() if k != 'before'})}\n"
+        if before
+        else ""
+    )
+    return f"""{_HEADING}
+Fitted on films that the weights were not trained on:
+{_list(fitted)}
+{earlier}
+| operating point | rule |
+|---|---|
+{chr(10).join(f"| {name} | {rule} |" for name, rule in RULES.items())}
+
+"""
+
+
+def _gate(description: Description) -> str:
+    gate = description.gate
+    if "none" in gate:
+        return f"""- It has no gate ({gate["none"]}):
+  lateral films, children's films and pictures of other parts of the body are answered as if they were frontal films of
+  an adult chest."""
+    films = (
+        f"{gate['train_films']} training films and passed {gate['validation_films_passed']:.1%} of {gate['val_films']}"
+    )
+    return f"""- Pictures that do not look like a frontal chest film are refused. The gate was fitted on {films}
+  validation films. It has met no lateral film and does not tell children from adults: what it lets pass is answered as
+  if it were a frontal film of an adult chest."""
 
 
 def _said(description: Description, key: str, default: str) -> str:

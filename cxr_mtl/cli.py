@@ -174,6 +174,22 @@ def compare(
 
 
 @app.command()
+def calibrate(
+    bundle: BundleFolder,
+    manifest: Manifest,
+    split: Annotated[str, typer.Option(help="Whose films fit: train, val or test of the manifest.")] = "val",
+    out: Annotated[Path, typer.Option(help="New folder of the calibrated bundle.")] = Path("calibrated"),
+) -> None:
+    """Fit calibration, thresholds and box cut to another hospital's films; the weights stay as they are.
+
+    Example: cxr-mtl calibrate runs/nih_convnext/best ours.parquet --split val --out ours_bundle
+    """
+    from cxr_mtl.evaluate.calibrate import calibrate as run
+
+    print("\n".join([*run(bundle, manifest, split, out), f"Bundle: {out}. Next: cxr-mtl evaluate {out} {manifest}"]))
+
+
+@app.command()
 def predict(
     bundle: Annotated[str, typer.Argument(help="Bundle folder; with --url, the model's name on the server.")],
     files: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG.")],

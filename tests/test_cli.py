@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMANDS = ["quickstart", "data", "pretrain", "train", "evaluate", "compare", "predict", "package", "serve", "demo"]
+COMMANDS = [
+    "quickstart", "data", "pretrain", "train", "evaluate", "compare", "calibrate", "predict", "package", "serve",
+    "demo",
+]  # fmt: skip
 
 
 def cxr(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -50,6 +53,7 @@ def test_every_command_explains_itself(command: str) -> None:
         (["data", "doctor", "no.parquet"], "no.parquet"),
         (["evaluate", "no_bundle", "no.parquet"], "no.parquet"),
         (["compare", "no_bundle", "no_other", "no.parquet"], "no.parquet"),
+        (["calibrate", "no_bundle", "no.parquet"], "no.parquet"),
         (["predict", "no_bundle", "film.png"], "no_bundle is not a bundle"),
         (["package", "no_bundle"], "no_bundle"),
         (["serve", "--model-store", "no_store"], "no_store"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cxr_mtl.config import ModelConfig
@@ -13,6 +13,7 @@ from cxr_mtl.model.multitask import MEAN, SPREAD
 from cxr_mtl.ontology import Ontology
 
 SCHEMA = "cxr-mtl.bundle/2"  # 1 had other anchors for small and large inputs
+NO_GATE = {"none": "trained before there were gates"}
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pydicom", "pillow")
 
 
@@ -34,6 +35,8 @@ class Description:
         box_min_score: boxes scored lower are not shown.
         fitted_on: the films that fitted calibration, thresholds and box_min_score.
         config: the run file in force.
+        gate: what fitted the gate, its cut and what it reached, with the hash of its file; or ``none``: why there is
+            none.
     """
 
     name: str
@@ -49,6 +52,15 @@ class Description:
     box_min_score: float
     fitted_on: Mapping[str, Any]
     config: Mapping[str, Any]
+    gate: Mapping[str, Any] = field(default_factory=lambda: dict(NO_GATE))
+
+    @property
+    def learned_datasets(self) -> frozenset[str]:
+        """The datasets of the run's own films, whoever calibrated it since."""
+        first = self.fitted_on
+        while "before" in first:
+            first = first["before"]
+        return frozenset(str(first.get("dataset", "")).split(", "))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -72,6 +84,7 @@ class Description:
             "operating_points": {name: dict(values) for name, values in self.operating_points.items()},
             "operating_point_rules": dict(self.rules),
             "box_min_score": self.box_min_score,
+            "gate": dict(self.gate),
             "ontology": self.ontology.to_dict(),
             "versions": {"cxr-mtl": _version("cxr-mtl")} | {name: _version(name) for name in LIBRARIES},
             "config": dict(self.config),
@@ -101,6 +114,7 @@ class Description:
             box_min_score=float(tree["box_min_score"]),
             fitted_on=tree["calibration"]["fitted_on"],
             config=tree["config"],
+            gate=tree.get("gate", NO_GATE),
         )
 
 

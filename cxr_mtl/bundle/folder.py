@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxr_mtl.bundle.description import Description
+from cxr_mtl.bundle.gate_file import Door, load_gate
 from cxr_mtl.errors import CheckpointError, CxrError
 from cxr_mtl.metrics.calibrate import Calibration
 from cxr_mtl.model.multitask import MultiTaskModel, make_model
 from cxr_mtl.ontology import Ontology
 
-WEIGHTS, DESCRIPTION = "weights.safetensors", "bundle.yaml"
+WEIGHTS, DESCRIPTION, GATE = "weights.safetensors", "bundle.yaml", "gate.safetensors"
 SPLIT, RESULTS, CARD = "split.csv", "results.json", "model_card.md"
 
 
@@ -31,12 +32,14 @@ class Bundle:
     Attributes:
         folder: where it was loaded from.
         sha256: of weights and description; names this very model in every answer.
+        gate: what looks at a film first; None where there were too few films to fit one.
     """
 
     folder: Path
     description: Description
     model: MultiTaskModel
     sha256: str
+    gate: Door | None = None
 
     @property
     def name(self) -> str:
@@ -97,20 +100,27 @@ class Bundle:
 
 
 def save_bundle(
-    folder: Path, description: Description, weights: Mapping[str, Tensor], files: Mapping[str, str] | None = None
+    folder: Path,
+    description: Description,
+    weights: Mapping[str, Tensor] | Path,
+    files: Mapping[str, str] | None = None,
+    gate: bytes | None = None,
 ) -> None:
     """Write a bundle whole, in place of the one that was there.
 
     Args:
         folder: of the bundle.
         description: what the weights mean.
-        weights: by name, as the model's ``state_dict``.
+        weights: by name, as the model's ``state_dict``; or another bundle's file, to be copied byte for byte.
         files: further text files by name, such as split.csv and model_card.md.
+        gate: what ``gate_bytes`` made; the description holds its hash.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         _write(part, description, weights, files or {})
+        if gate is not None:
+            (part / GATE).write_bytes(gate)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)  # of no use, and on a full disk the room is needed
         raise
@@ -122,9 +132,14 @@ def save_bundle(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(part: Path, description: Description, weights: Mapping[str, Tensor], files: Mapping[str, str]) -> None:
+def _write(
+    part: Path, description: Description, weights: Mapping[str, Tensor] | Path, files: Mapping[str, str]
+) -> None:
     part.mkdir(parents=True)
-    save_file({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, part / WEIGHTS)
+    if isinstance(weights, Path):
+        shutil.copyfile(weights, part / WEIGHTS)
+    else:
+        save_file({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, part / WEIGHTS)
     (part / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
     text = yaml.safe_dump(description.to_dict(), sort_keys=False, allow_unicode=True)
     (part / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -166,7 +181,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {reason}", hint="Copy the bundle again.") from None
     _check_fit(model, weights, folder)
     model.load_state_dict(weights)
-    return Bundle(folder, description, model.eval(), bundle_sha256(folder))
+    gate = load_gate(folder / GATE, description.gate)
+    return Bundle(folder, description, model.eval(), bundle_sha256(folder), gate)
 
 
 def bundle_sha256(folder: Path) -> str:

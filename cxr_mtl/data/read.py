@@ -84,6 +84,11 @@ def read_frontal(source: Path | bytes, *, name: str = "") -> Radiograph:
     return film
 
 
+def named(source: Path | bytes, error: ImageError, *, name: str = "") -> ImageError:
+    """A refusal of a film that was read, its message beginning with the film's name as those of ``read_image`` do."""
+    return _named(_called(source, name), error)
+
+
 def _called(source: Path | bytes, name: str) -> str:
     """The film's name in messages."""
     given = PurePath(name.replace("\\", "/")).name  # a path may tell more than the file's name, and travels with logs

@@ -26,6 +26,9 @@ STATUS = {
     "not_radiography": 422,
     "not_chest": 422,
     "lateral": 422,
+    "blank": 422,
+    "turned": 422,
+    "inverted": 422,
 }
 
 RESEND = "Send the file again, or export it anew from where it came."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_mtl.data.manifest import Manifest
-from cxr_mtl.data.split import SPLITS, check_patients, hash_of, split_hash, with_split
+from cxr_mtl.data.split import SPLITS, check_patients, hash_of, with_split
 from cxr_mtl.errors import DataError
 
 COLUMNS = ("dataset", "image_id", "patient_id", "split")
@@ -26,9 +27,13 @@ _HINT = "Give the split.csv of a run or bundle, or what `cxr-mtl data split --sa
 
 def split_text(manifest: Manifest) -> str:
     """The file: every film in the order of dataset and image_id; a film in no split has an empty one."""
-    about = manifest.info.get("split", {}) | {"sha256": split_hash(manifest)}
-    table = manifest.table[list(COLUMNS)].sort_values(["dataset", "image_id"])
-    return f"{_MARK}{json.dumps(about, sort_keys=True)}\n{table.to_csv(index=False)}"
+    return split_table_text(manifest.table, manifest.info.get("split", {}))
+
+
+def split_table_text(table: pd.DataFrame, about: Mapping[str, Any]) -> str:
+    """The same of a table with the four ``COLUMNS``, and of what is said of how it was dealt."""
+    first = json.dumps(dict(about) | {"sha256": hash_of(table)}, sort_keys=True)
+    return f"{_MARK}{first}\n{table[list(COLUMNS)].sort_values(['dataset', 'image_id']).to_csv(index=False)}"
 
 
 def save_split(manifest: Manifest, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Films in, arrays out: what readers stated and what the model answered, row for row.
 
-N films that could be read, C findings of the model's ontology, D findings that the model has boxes for.
+N films that were answered, C findings of the model's ontology, D findings that the model has boxes for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.geometry import rescale_boxes
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.policy import measured_labels
-from cxr_mtl.data.read import read_image
+from cxr_mtl.data.read import named, read_image
+from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError, ImageError
 from cxr_mtl.metrics.localize import Boxes, Flags, askable, make_boxes, median_sizes
+from cxr_mtl.predict.admit import admit
 from cxr_mtl.types import Answer, Radiograph
 
 Floats = NDArray[np.float64]
@@ -38,7 +40,7 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class Unread:
-    """A film that could not be judged, and why."""
+    """A film that could not be read, or that the bundle's gate refused, and why."""
 
     image_id: str
     code: str
@@ -53,7 +55,7 @@ class Answered:
     """A split, as stated and as answered.
 
     Attributes:
-        manifest: the N films that were read.
+        manifest: the N films that were answered.
         presence: (N, C) 1 present, 0 absent, nan unknown or uncertain; agrees with the tree.
         probability: (N, C) of the findings head; nan where never trained.
         hierarchy: (N, C) of the tree.
@@ -64,7 +66,7 @@ class Answered:
         asked: (N, D) where a proposed box can be called right or wrong.
         box_sizes: (D, 2) usual width and height of a finding's box as shares of the frame; nan where unknown.
         box_sizes_from: the split that the sizes are from.
-        unread: the films that could not be read.
+        unread: the films that were not answered.
     """
 
     manifest: Manifest
@@ -145,7 +147,7 @@ def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: 
     answers: list[Answer] = []
     unread: list[Unread] = []
     with tqdm(total=len(films), desc=f"evaluate {split}", unit="film", disable=None if progress else True) as bar:
-        for batch in _read(films, batch_size):
+        for batch in _read(predictor.bundle, films, batch_size):
             good = [(row, film) for row, film in batch if isinstance(film, Radiograph)]
             unread += [_unread(films, row, film) for row, film in batch if isinstance(film, ImageError)]
             if good:
@@ -155,7 +157,7 @@ def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: 
             bar.update(len(batch))
     if not rows:
         first = unread[0]
-        raise DataError(f"None of the {len(films)} films of split {split!r} can be read; first: {first.message}")
+        raise DataError(f"None of the {len(films)} films of split {split!r} can be judged; first: {first.message}")
     read = replace(films, table=films.table.iloc[rows].reset_index(drop=True))
     return _align(predictor.bundle, read, manifest, sizes, answers, tuple(unread))
 
@@ -167,12 +169,17 @@ def _places(kept: NDArray[np.intp], size: int) -> NDArray[np.intp]:
     return place
 
 
-def _read(films: Manifest, batch_size: int) -> Iterator[list[tuple[int, Radiograph | ImageError]]]:
+def _read(bundle: Bundle, films: Manifest, batch_size: int) -> Iterator[list[tuple[int, Radiograph | ImageError]]]:
     """Batches in order, each being decoded while the one before it is looked at."""
 
     def one(row: int) -> tuple[int, Radiograph | ImageError]:
         try:
-            return row, read_image(films.path(row))
+            film = read_image(films.path(row))
+            try:
+                admit(bundle, *to_input(film.pixels, bundle.image_size))
+            except ImageError as error:
+                raise named(films.path(row), error) from error
+            return row, film
         except ImageError as error:
             return row, error
 
@@ -230,7 +237,7 @@ def stated_presence(bundle: Bundle, manifest: Manifest) -> Floats:
 def label_policy(bundle: Bundle) -> tuple[LabelsConfig, frozenset[str]]:
     """How the bundle's run read uncertain and blank labels, and the datasets whose blanks it read so."""
     policy = LabelsConfig.model_validate(bundle.description.config.get("data", {}).get("labels", {}))
-    return policy, frozenset(str(bundle.description.fitted_on.get("dataset", "")).split(", "))
+    return policy, bundle.description.learned_datasets
 
 
 def _annotated(manifest: Manifest, order: dict[str, int]) -> Boxes:

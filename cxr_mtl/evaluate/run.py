@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def headline(results: Mapping[str, Any]) -> list[str]:
         at, chance = (body["accuracy_at_tiou"]["0.5"]["mean"] for body in (found, found["random"]))
         lines.append(f"box accuracy at T(IoU) .5 {_words(at)}, of a box at random {_words(chance)}")
     if unread := results["data"]["unread"]:
-        lines.append(f"{len(unread)} films could not be read; results.json names them")
+        codes = ", ".join(f"{code} {count}" for code, count in results["data"]["refused"].items())
+        lines.append(f"{len(unread)} films were not answered ({codes}) and are in no number; results.json names them")
     return lines
 
 
@@ -168,6 +170,7 @@ def _subject(
             "manifest_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "split_sha256": split_hash(manifest),
             "unread": [film.to_dict() for film in answered.unread],
+            "refused": dict(sorted(Counter(film.code for film in answered.unread).items())),
             "patients_also_in_other_splits": len(set(manifest.patient_ids[other])),
             "films_the_bundle_learned_from": len(seen_films(trained, read, split)),
             "bundle_films": _by_split(trained),

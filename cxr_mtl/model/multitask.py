@@ -105,6 +105,11 @@ def judge(model: MultiTaskModel, images: Tensor, views: int) -> Outputs:
     return first
 
 
+def pooled(outputs: Outputs) -> Tensor:
+    """(B, F) means of the encoder's last two maps: what the network sees in films, whatever it makes of it."""
+    return torch.cat([maps.float().mean((2, 3)) for maps in outputs.features], dim=1)
+
+
 def looks(images: Tensor, views: int) -> list[Tensor]:
     """(B, 1, S, S) films, 0 to 255, as the network sees them at each of its looks; the first is the film as it is."""
     return [normalise(images), *(normalise(zoomed(images.float(), zoom)) for zoom in ZOOMS[: views - 1])]

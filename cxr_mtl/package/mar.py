@@ -3,6 +3,7 @@
     cxr_handler.py        the door; one class
     weights.safetensors   the bundle, without its lists of films
     bundle.yaml
+    gate.safetensors      where the bundle has one
     model_card.md         where the bundle has one
     model-config.yaml     batches, workers, timeouts
     cxr_mtl/              this package's own sources, so that the archive needs the pinned libraries and nothing else
@@ -31,7 +32,7 @@ from typing import Any
 import yaml
 
 import cxr_mtl
-from cxr_mtl.bundle import CARD, DESCRIPTION, WEIGHTS, load_bundle
+from cxr_mtl.bundle import CARD, DESCRIPTION, GATE, WEIGHTS, load_bundle
 from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.package.checksums import write_sums
 from cxr_mtl.paths import handlers_dir
@@ -116,7 +117,7 @@ def _stage(bundle_dir: Path, work: Path, config: dict[str, Any]) -> None:
     """Lays out under ``work`` what the archiver takes: three files by name and the folder ``extra``."""
     extra = work / "extra"
     extra.mkdir()
-    for file in (DESCRIPTION, CARD):  # By name: split.csv says who was filmed and stays behind.
+    for file in (DESCRIPTION, CARD, GATE):  # By name: split.csv says who was filmed and stays behind.
         if (bundle_dir / file).is_file():
             shutil.copyfile(bundle_dir / file, extra / file)
     _copy_sources(extra / "cxr_mtl")

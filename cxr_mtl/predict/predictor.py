@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_mtl.bundle import Bundle, load_bundle
 from cxr_mtl.data.geometry import Letterbox
-from cxr_mtl.data.read import read_frontal
+from cxr_mtl.data.read import named, read_frontal
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
-from cxr_mtl.model.multitask import judge
+from cxr_mtl.model.multitask import judge, pooled
 from cxr_mtl.model.weak import weak_boxes
+from cxr_mtl.predict.admit import admit, novelties
 from cxr_mtl.predict.explain import explain
 from cxr_mtl.predict.heatmap import strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, findings_to_map, respond
@@ -36,6 +38,33 @@ class Predictor(Protocol):
     ) -> list[Prediction | ImageError]:
         """One prediction or error for each source, in order; a bad film never costs its neighbours theirs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a bundle says of B films.
+
+    Attributes:
+        answers: B, calibrated.
+        findings: (B, C) logits.
+        hierarchy: (B, C) logits of the tree's nodes.
+        features: (B, F) of the encoder, pooled.
+    """
+
+    answers: list[Answer]
+    findings: FloatTable
+    hierarchy: FloatTable
+    features: FloatTable
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A film that may be judged, as the model sees it."""
+
+    film: Radiograph
+    square: NDArray[np.uint8]
+    box: Letterbox
+    looks: FloatTable | None
 
 
 class LocalPredictor:
@@ -74,18 +103,20 @@ class LocalPredictor:
     def predict_each(self, requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
         """The same with options for each film, as a server's batch brings them."""
         results: list[Prediction | ImageError | None] = [None] * len(requests)
-        films: dict[int, Radiograph] = {}
+        films: dict[int, _Admitted] = {}
         for i, (source, options) in enumerate(requests):
             try:
                 check_options(self.bundle, options)
-                films[i] = read_frontal(source)
+                films[i] = self._admit(source)
             except ImageError as error:
                 results[i] = error
         if films:
-            outputs, boxes = self._forward(list(films.values()))
+            boxes = [film.box for film in films.values()]
+            outputs = self._forward([film.square for film in films.values()])
             answers = self._answers(outputs, boxes)
+            unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
-                prediction = respond(self.bundle, film, answer, requests[i][1])
+                prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])
                 maps = [m[row : row + 1] for m in outputs.features]
                 heatmaps = self._heatmaps(film, maps, answer, prediction, requests[i][1])
                 results[i] = replace(prediction, heatmaps=heatmaps)
@@ -93,14 +124,27 @@ class LocalPredictor:
 
     def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
         """All numbers for films already read; evaluation's door."""
-        outputs, boxes = self._forward(films)
-        return self._answers(outputs, boxes)
+        return self.look(films).answers
+
+    def look(self, films: Sequence[Radiograph]) -> Looked:
+        """The same with the logits that they come from; calibration's door."""
+        inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
+        outputs = self._forward([square for square, _ in inputs])
+        answers = self._answers(outputs, [box for _, box in inputs])
+        return Looked(answers, _numpy(outputs.findings), _numpy(outputs.hierarchy), _numpy(pooled(outputs)))
+
+    def _admit(self, source: Path | bytes) -> _Admitted:
+        film = read_frontal(source)
+        square, box = to_input(film.pixels, self.bundle.image_size)
+        try:
+            return _Admitted(film, square, box, admit(self.bundle, square, box))
+        except ImageError as error:
+            raise named(source, error) from error
 
     @torch.no_grad()
-    def _forward(self, films: Sequence[Radiograph]) -> tuple[Outputs, list[Letterbox]]:
-        inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
-        images = torch.from_numpy(np.stack([image for image, _ in inputs]))[:, None].to(self._device)
-        return judge(self.bundle.model, images, self.bundle.description.model.views), [box for _, box in inputs]
+    def _forward(self, squares: Sequence[NDArray[np.uint8]]) -> Outputs:
+        images = torch.from_numpy(np.stack(squares))[:, None].to(self._device)
+        return judge(self.bundle.model, images, self.bundle.description.model.views)
 
     def _answers(self, outputs: Outputs, boxes: Sequence[Letterbox]) -> list[Answer]:
         bundle = self.bundle
@@ -148,7 +192,7 @@ class LocalPredictor:
         ]
 
     def _heatmaps(
-        self, film: Radiograph, maps: Sequence[Tensor], answer: Answer, prediction: Prediction, options: Options
+        self, film: _Admitted, maps: Sequence[Tensor], answer: Answer, prediction: Prediction, options: Options
     ) -> tuple[Heatmap, ...]:
         bundle, heatmaps = self.bundle, []
         network, thresholds = bundle.description.model, bundle.operating_points[options.operating_point]
@@ -156,12 +200,11 @@ class LocalPredictor:
         for name in findings_to_map(bundle, prediction, options):
             if name not in thresholds or not bundle.sees(name):
                 continue  # never trained: there is no score to explain
-            square, box = to_input(film.pixels, bundle.image_size)
-            image = torch.from_numpy(square)[None, None].to(self._device)
+            image = torch.from_numpy(film.square)[None, None].to(self._device)
             column = bundle.ontology.index(name)
             heat = explain(method, bundle.model, image, maps, column, network.views)
             shown = strength(heat, float(answer.finding_probability[column]), thresholds[name])
-            heatmaps.append(Heatmap(name, to_png(to_film(shown, box)), method))
+            heatmaps.append(Heatmap(name, to_png(to_film(shown, film.box)), method))
         return tuple(heatmaps)
 
 

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.errors import ImageError
+from cxr_mtl.predict.admit import Novelty
 from cxr_mtl.predict.regions import fuse_regions
 from cxr_mtl.types import EXPLANATIONS, FLAGGED, Answer, FindingCall, Node, Options, Prediction, Radiograph
 
 DIGITS = 6  # of a probability in the answer: enough to compare two servers, few enough to read
 
 
-def respond(bundle: Bundle, film: Radiograph, answer: Answer, options: Options) -> Prediction:
+def respond(
+    bundle: Bundle, film: Radiograph, answer: Answer, options: Options, novelty: Novelty | None = None
+) -> Prediction:
     """Apply an operating point to one film's numbers; heat maps are for the predictor to add."""
     thresholds = bundle.operating_points[options.operating_point]
     wanted = [f for f in bundle.ontology.findings if not f.group]
@@ -48,12 +51,13 @@ def respond(bundle: Bundle, film: Radiograph, answer: Answer, options: Options) 
             "format": film.format,
             "inverted": film.inverted,
             "sha256": film.sha256,
+            **({"novelty": novelty.to_dict()} if novelty else {}),
         },
         operating_point=options.operating_point,
         findings=calls,
         hierarchy=nodes,
         boxes=tuple(shown),
-        warnings=film.notes,
+        warnings=film.notes + (novelty.warnings if novelty else ()),
         regions=fuse_regions(shown),
     )
 

@@ -10,14 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from cxr_mtl.bundle import Description
-from cxr_mtl.card import RULES
+from cxr_mtl.bundle import Description, Door, gate_bytes, gate_section
+from cxr_mtl.bundle.fit import Said, fit_points
 from cxr_mtl.config import LossConfig, RunConfig
+from cxr_mtl.data.gate.fit import MAX_TRAIN, MAX_VAL, MIN_TRAIN, MIN_VAL, Fitted, choose, fit_gate
+from cxr_mtl.data.gate.thumbs import Glimpses, glimpse
+from cxr_mtl.data.gate.usual import fit_usual
+from cxr_mtl.data.geometry import Letterbox
+from cxr_mtl.data.loader import Examples
 from cxr_mtl.data.split import split_hash
-from cxr_mtl.metrics.calibrate import choose_operating_points, fit_calibration
+from cxr_mtl.metrics.calibrate import fit_calibration
 from cxr_mtl.metrics.classify import auroc, per_finding
 from cxr_mtl.metrics.counts import known_mean
-from cxr_mtl.metrics.hierarchy import asked_presence, compose, either, own_logits
+from cxr_mtl.metrics.hierarchy import compose, own_logits
 from cxr_mtl.metrics.localize import askable, best_boxes, choose_box_threshold
 from cxr_mtl.train.study import Study
 from cxr_mtl.train.validate import Seen
@@ -85,12 +90,11 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
         seen: what the weights to be kept said of the validation films.
     """
     ontology = study.manifest.ontology
-    calibration = fit_calibration(seen.labels, seen.findings, study.trained & bool(config.loss.findings))
-    own = own_logits(seen.hierarchy, study.trained, study.parents, study.tree)
-    asked = asked_presence(seen.labels, study.parents, study.tree)
-    nodes = fit_calibration(asked, own, study.trained & bool(config.loss.hierarchy))
-    probability = either(calibration.apply(seen.findings), compose(nodes.apply(own), study.parents, study.tree))
-    points = choose_operating_points(seen.labels, probability, ontology.names)
+    labels = seen.labels.astype(np.float64)
+    said = Said(labels, seen.findings, seen.hierarchy, study.trained, study.parents, study.tree)
+    calibration = fit_calibration(said.presence, said.findings, study.trained & bool(config.loss.findings))
+    nodes = fit_calibration(said.asked, said.own, study.trained & bool(config.loss.hierarchy))
+    points, rules = fit_points(said.presence, said.probability(calibration, nodes), ontology.names)
     return Description(
         name=config.name,
         version=MODEL_VERSION,
@@ -104,16 +108,66 @@ def describe(seen: Seen, study: Study, config: RunConfig) -> Description:
         box_findings=study.box_findings,
         findings_calibration=calibration,
         hierarchy_calibration=nodes,
-        operating_points={
-            point: {finding: cut.threshold for finding, cut in cuts.items()} for point, cuts in points.items()
-        },
-        rules={
-            point: {"rule": RULES[point], "reached": {finding: cut.to_dict() for finding, cut in cuts.items()}}
-            for point, cuts in points.items()
-        },
+        operating_points=points,
+        rules=rules,
         box_min_score=_box_cut(seen, study),
         fitted_on=provenance(study, "val"),
         config=_without_folders(config.model_dump(mode="json")),
+    )
+
+
+@dataclass(frozen=True)
+class Doorkeeper:
+    """The gate of a run, and what it takes to say how unlike a film is to the run's.
+
+    Attributes:
+        fitted: a function of films and seed alone: it knows nothing of the weights, so one fit serves all epochs.
+        train: looks of training films.
+        val: looks of validation films.
+        rows: of the manifest, of those.
+        about: whose films they are.
+    """
+
+    fitted: Fitted
+    train: NDArray[np.float64]
+    val: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    about: dict[str, Any]
+
+    def door(self, seen: Seen, study: Study) -> Door:
+        """With what the encoder makes of the validation films."""
+        features = seen.features[np.searchsorted(seen.rows, self.rows)].astype(np.float64)
+        return Door(self.fitted.gate, fit_usual(self.train, self.val, features, study.val.patients[self.rows]))
+
+
+def fit_doorkeeper(study: Study, seed: int) -> Doorkeeper | str:
+    """Fit the gate; with too few films for one, say so."""
+    train, val = study.train.rows, study.val.rows
+    if len(train) < MIN_TRAIN or len(val) < MIN_VAL:
+        have = f"{len(train)} training and {len(val)} validation films"
+        return f"{have}; {MIN_TRAIN} and {MIN_VAL} are needed to fit one"
+    rows = choose(val, MAX_VAL, seed)
+    learned, judged = _glimpses(study.train, choose(train, MAX_TRAIN, seed)), _glimpses(study.val, rows)
+    where = {"dataset": provenance(study, "train")["dataset"], "split_sha256": split_hash(study.manifest)}
+    count = {"train_films": len(learned), "val_films": len(judged)}
+    return Doorkeeper(fit_gate(learned.thumbs, judged.thumbs, seed), learned.looks, judged.looks, rows, where | count)
+
+
+def gate_files(keeper: Doorkeeper | str, seen: Seen, study: Study) -> tuple[bytes | None, dict[str, Any]]:
+    """The gate's file, if there is one, and what bundle.yaml says of it."""
+    if isinstance(keeper, str):
+        return None, {"none": keeper}
+    door = keeper.door(seen, study)
+    file = gate_bytes(door)
+    limit = {"novelty_limit": round(door.usual.limit, 4)}
+    return file, gate_section(file, keeper.about | keeper.fitted.to_dict() | limit)
+
+
+def _glimpses(examples: Examples, rows: NDArray[np.int64]) -> Glimpses:
+    pack = examples.pack
+    return glimpse(
+        (pack.images[place], Letterbox(int(width), int(height), pack.side))
+        for place, (width, height) in zip(pack.at[rows], pack.sizes[rows], strict=True)
     )
 
 

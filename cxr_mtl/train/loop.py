@@ -12,6 +12,8 @@ import logging
 import math
 from collections.abc import Set
 from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import EngineError
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
-from cxr_mtl.train.fit import Scores, describe, provenance, score
+from cxr_mtl.train.fit import Doorkeeper, Scores, describe, fit_doorkeeper, gate_files, provenance, score
 from cxr_mtl.train.log import RunLog
 from cxr_mtl.train.meter import Meter
 from cxr_mtl.train.objective import Objective
@@ -220,10 +222,16 @@ class Run:
         self.keeper.save(epochs, batches, add_ours, best=self.best)
 
     def _save_best(self, seen: Seen) -> None:
-        description = describe(seen, self.study, self.config)
+        gate, about = gate_files(self.doorkeeper, seen, self.study)
+        description = replace(describe(seen, self.study, self.config), gate=about)
         learned = provenance(self.study, "train") | {"started_from": str(self.start or "random weights")}
         files = {SPLIT: split_text(self.study.manifest), CARD: model_card(description, learned)}
-        save_bundle(self.config.folder / BEST, description, self.mean.mean, files)
+        save_bundle(self.config.folder / BEST, description, self.mean.mean, files, gate)
+
+    @cached_property
+    def doorkeeper(self) -> Doorkeeper | str:
+        """Fitted once in a process, when there is a first bundle to put its gate into."""
+        return fit_doorkeeper(self.study, self.config.seed)
 
     def _tell(self, epoch: int, loss: float, scores: Scores, better: bool) -> None:
         logger.info(

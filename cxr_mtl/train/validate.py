@@ -1,4 +1,4 @@
-"""Look at a split with some weights.  M films, C findings, D findings with boxes, K boxes."""
+"""Look at a split with some weights.  M films, C findings, D findings with boxes, K boxes, F features."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from cxr_mtl.data.loader import Examples, eval_batches
 from cxr_mtl.engine.distributed import gather
 from cxr_mtl.metrics.localize import Boxes, stack_boxes
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
-from cxr_mtl.model.multitask import MultiTaskModel, judge
+from cxr_mtl.model.multitask import MultiTaskModel, judge, pooled
 
 EVAL_BATCH = 64
 
+Features = NDArray[np.float32]
 Proposed = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]  # boxes (K, 4), finding (K,), score (K,)
+_Part = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], list[Proposed], Features]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Seen:
         hierarchy: (M, C) conditional logits.
         proposed: boxes of all films in the input frame; ``film`` counts rows, ``finding`` D.
         annotated: what was drawn on them.
+        features: (M, F) of the encoder, pooled.
     """
 
     rows: NDArray[np.int64]
@@ -39,6 +42,7 @@ class Seen:
     hierarchy: NDArray[np.float64]
     proposed: Boxes
     annotated: Boxes
+    features: Features
 
 
 @torch.no_grad()
@@ -56,7 +60,7 @@ def look(
     device = next(model.parameters()).device
     anchors = torch.cat(make_anchors(examples.pack.side, device))
 
-    def batches() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], list[Proposed]]]:
+    def batches() -> Iterator[_Part]:
         for batch in eval_batches(examples, batch_size=EVAL_BATCH, rank=rank, world=world):
             outputs = judge(model, batch.images.to(device), views)
             proposed: list[Proposed] = [_nothing()] * len(batch.index)
@@ -70,7 +74,8 @@ def look(
                         examples.pack.side,
                     )
                 ]
-            yield batch.index.numpy(), _array(outputs.findings), _array(outputs.hierarchy), proposed
+            features = pooled(outputs).cpu().numpy()
+            yield batch.index.numpy(), _array(outputs.findings), _array(outputs.hierarchy), proposed, features
 
     parts = [part for shared in gather(list(batches())) for part in shared]
     rows = np.concatenate([part[0] for part in parts])
@@ -83,6 +88,7 @@ def look(
         findings=np.concatenate([part[1] for part in parts])[order],
         hierarchy=np.concatenate([part[2] for part in parts])[order],
         proposed=stack_boxes(boxes[i] for i in order),
+        features=np.concatenate([part[4] for part in parts])[order],
         annotated=stack_boxes((examples.boxes[r], f := examples.box_findings[r], np.ones(len(f))) for r in rows),
     )
 

@@ -201,7 +201,8 @@ def test_a_film_that_cannot_be_read_is_named(drawn, predictor, tmp_path):
     assert film["image_id"] == broken.table["image_id"].iat[3]
     assert film["code"]
     assert film["image_id"] in (tmp_path / "out" / "report.html").read_text()
-    assert "1 films could not be read" in headline(results)[-1]
+    assert results["data"]["refused"] == {film["code"]: 1}
+    assert f"1 films were not answered ({film['code']} 1)" in headline(results)[-1]
     assert film["image_id"] not in set(pd.read_parquet(tmp_path / "out" / "predictions.parquet")["image_id"])
 
 

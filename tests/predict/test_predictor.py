@@ -104,7 +104,7 @@ def test_a_known_box_lands_where_it_is(tiny_bundle: Path, width: int, height: in
     stand_in = SeesBright(bundle.model, len(bundle.box_findings), bundle.image_size)
     predictor = LocalPredictor(replace(bundle, model=stand_in))
     truth = np.array([0.1, 0.6, 0.4, 0.8]) * [width, height, width, height]
-    pixels = np.full((height, width), 40, np.uint8)
+    pixels = np.tile(np.linspace(20, 60, width).astype(np.uint8), (height, 1))
     x1, y1, x2, y2 = truth.astype(int)
     pixels[y1:y2, x1:x2] = 255
     stream = io.BytesIO()
