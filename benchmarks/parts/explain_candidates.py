@@ -130,5 +130,5 @@ def make_candidates(starts: Tensor) -> dict[str, Candidate]:
         "SmoothGrad, squared": smooth_grad,
         "GradientShap from other films": gradient_shap(starts),
         "Guided Grad-CAM": guided_grad_cam,
-        "occlusion by black": covered_by(torch.zeros_like),
+        "occlusion by the film blurred": covered_by(blurred),
     }

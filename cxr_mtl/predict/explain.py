@@ -152,5 +152,5 @@ _OF_MAPS: dict[str, Callable[[ClassifyHead, Sequence[Tensor], int], Tensor]] = {
 }
 _OF_PIXELS: dict[str, Callable[[Score, Tensor], Tensor]] = {
     "integrated_gradients": lambda score, image: added_up(integrated_gradients(score, image, blurred(image))),
-    "occlusion": lambda score, image: added_up(occlusion(score, image, blurred(image))),
+    "occlusion": lambda score, image: added_up(occlusion(score, image, torch.zeros_like(image))),
 }
