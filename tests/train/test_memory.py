@@ -31,5 +31,6 @@ def test_a_block_that_comes_and_goes_faults_once() -> None:
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    as_it_comes, kept = faults("as it comes"), faults("kept")
-    assert kept < as_it_comes / 10
+    # A system short of memory takes pages back meanwhile, which adds to the count and never takes from it.
+    as_it_comes = faults("as it comes")
+    assert any(faults("kept") < as_it_comes / 10 for _ in range(3))
