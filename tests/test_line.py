@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ import pytest
 from PIL import Image
 
 from cxr_mtl.bundle import load_bundle
-from cxr_mtl.data.manifest_file import load_manifest
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.synthetic import write_study_set
+from cxr_mtl.evaluate.paired import comparisons
 from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve import torchserve
 
@@ -152,6 +155,32 @@ def test_one_film_one_answer_through_every_door(place: Path, film: Path, server:
         assert np.abs(numbers(answer) - reference).max() < 1e-4
 
 
+def test_two_bundles_compared(place: Path) -> None:
+    """A bundle and its copy: no difference anywhere, and none claimed."""
+    shutil.copytree(place / "runs/nih_convnext/best", place / "runs/nih_swin/best")
+    (command,) = readme_commands("cxr-mtl compare")
+    run(f"{command} --resamples 50", place)
+    result = json.loads((place / "comparison" / "comparison.json").read_text())
+    made = list(comparisons(result))
+    assert made
+    assert all(row["difference"]["value"] == 0 and not row["excludes_zero"] for row in made)
+
+
+def test_calibrated_for_another_hospital(place: Path) -> None:
+    write_study_set(place / "ours", 120, 7, 128)
+    run("cxr-mtl data import nih ours --out ours.parquet", place)
+    manifest = load_manifest(place / "ours.parquet")
+    names = {name: "ours-" + manifest.table[name].astype(str) for name in ("patient_id", "study_id", "image_id")}
+    table = manifest.table.assign(split="val", dataset="ours", **names)
+    save_manifest(replace(manifest, table=table), place / "ours.parquet")
+    (command,) = readme_commands("cxr-mtl calibrate")
+    run(command, place)
+    old, new = load_bundle(place / "runs/nih_convnext/best"), load_bundle(place / "ours_bundle")
+    assert new.description.fitted_on["dataset"] == "ours"
+    assert (new.folder / "weights.safetensors").read_bytes() == (old.folder / "weights.safetensors").read_bytes()
+    assert new.operating_points != old.operating_points
+
+
 def test_two_ranks_in_the_readmes_words(place: Path) -> None:
     (command,) = readme_commands("deepspeed")
     run(f"{command} {QUICK}", place)
@@ -159,10 +188,11 @@ def test_two_ranks_in_the_readmes_words(place: Path) -> None:
 
 
 def test_pictures_of_the_readme(place: Path, film: Path) -> None:
-    (command,) = readme_commands("cxr-mtl predict runs")
-    run(command, place)
-    with Image.open(place / "pictures" / "film.png") as picture:
-        assert picture.size[0] > 100
+    for command in readme_commands("cxr-mtl predict runs"):
+        run(command, place)
+    for folder in ("pictures", "explained"):
+        with Image.open(place / folder / "film.png") as picture:
+            assert picture.size[0] > 100
 
 
 def test_server_needs_the_key_and_survives_nonsense(place: Path, server: str) -> None:
