@@ -21,6 +21,7 @@ RUN_ELSEWHERE = {
     "cxr-mtl train -c": "tests/test_line.py",
     "cxr-mtl pretrain -c": "tests/pretrain/test_pretrain_runs.py",
     "cxr-mtl evaluate": "tests/test_line.py",
+    "cxr-mtl calibrate": "tests/evaluate/test_calibrate.py",
     "cxr-mtl package": "tests/test_line.py",
     "cxr-mtl serve": "tests/test_line.py",
     "cxr-mtl predict": "tests/test_line.py",
