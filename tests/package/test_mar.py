@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -86,8 +85,7 @@ def worker(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """What a worker says that runs as TorchServe runs one: in the unpacked folder, which PYTHONPATH names first."""
     folder = tmp_path_factory.mktemp("worker") / "model"
     zipfile.ZipFile(archive).extractall(folder)
-    greys = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
-    Image.fromarray(greys).save(folder.parent / "film.png")
+    Image.linear_gradient("L").resize((60, 50)).save(folder.parent / "film.png")
     environment = os.environ | {"PYTHONPATH": str(folder)}
     result = subprocess.run(
         [sys.executable, "-c", WORKER], cwd=folder, env=environment, capture_output=True, text=True, check=False
