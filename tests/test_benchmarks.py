@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,3 +94,23 @@ def test_rivals_do_the_same_work(parts: Any) -> None:
     assert ddp[-1] < ddp[0]
     for name, values in losses.items():
         assert values == pytest.approx(ddp, rel=2e-3), name
+
+
+def test_intervals_hold_what_other_starts_would_have_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts alone differ here, by a known spread: the interval of their mean is that of three draws, not of two."""
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    measures = importlib.import_module("parts.learning_measures")
+    summary, difference = measures.summary, measures.difference
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.7, 0.02, 3)
+    starts = [np.full(4001, value) for value in values]
+    found = summary(starts, seed=0)
+    assert found.value == pytest.approx(values.mean())
+    drawn = np.mean(list(itertools.product(values - values.mean(), repeat=3)), axis=1) * np.sqrt(3 / 2)
+    assert drawn.std() == pytest.approx(values.std(ddof=1) / np.sqrt(3))  # what the widening is for
+    assert found.high - found.low == pytest.approx(np.subtract(*np.percentile(drawn, [97.5, 2.5])), rel=0.15)
+    apart = difference(starts, [start - 0.1 for start in starts], seed=0)
+    assert apart.value == pytest.approx(0.1)
+    assert apart.low < 0.1 < apart.high
+    alone = summary(starts[:1], seed=0)
+    assert alone.low == alone.high == alone.value

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxr_mtl.metrics.classify import enough
 from cxr_mtl.metrics.counts import known_mean
 from cxr_mtl.metrics.detect import localization
 from cxr_mtl.metrics.hierarchy import given_parents, violation_rate
@@ -44,13 +45,17 @@ def measure(file: Path, ontology: Ontology, truth: Truth | None = None) -> Numbe
         tables = dict(saved)
     draws = patient_resamples(tables["patients"], RESAMPLES, 0)
     named = set(ontology.labelled_by("nih")) - {ontology.normal}
-    columns = [i for i, name in enumerate(ontology.names) if name in named and not ontology.findings[i].group]
     presence = tables["presence"]
+    many = enough(presence, presence)  # as an evaluation: what is rarer is in no mean
+    columns = [
+        i for i, name in enumerate(ontology.names) if name in named and many[i] and not ontology.findings[i].group
+    ]
     out: Numbers = {}
     for metric, scores in ((FINDINGS, tables["probability"]), (TREE, tables["hierarchy"])):
         out[metric] = known_mean(resampled_ranking(presence[:, columns], scores[:, columns], draws).auroc, axis=1)
-    below = [i for i, above in enumerate(ontology.parents) if above]
-    asked = given_parents(presence, ontology.parents)[:, below]
+    asked = given_parents(presence, ontology.parents)
+    below = [i for i, above in enumerate(ontology.parents) if above and enough(asked, asked)[i]]
+    asked = asked[:, below]
     out[BELOW] = known_mean(resampled_ranking(asked, tables["conditional"][:, below], draws).auroc, axis=1)
     out[VIOLATIONS] = np.full(len(draws), violation_rate(tables["hierarchy"], ontology.edges))
     if np.isnan(tables["hierarchy"]).all():
@@ -111,8 +116,9 @@ def difference(starts: list[np.ndarray], reference: list[np.ndarray], seed: int)
 
 def _mean_of_starts(starts: list[np.ndarray], seed: int) -> np.ndarray:
     table = np.stack(starts)  # (S, 1 + R)
-    rng = np.random.default_rng([seed, len(starts)])
-    drawn = rng.integers(len(starts), size=table.shape)
+    num, mean = len(starts), table.mean(0)
+    drawn = np.random.default_rng([seed, num]).integers(num, size=table.shape)
+    drawn[:, 0] = np.arange(num)  # the sample itself
     again = np.take_along_axis(table, drawn, axis=0).mean(0)
-    again[0] = table[:, 0].mean()
-    return again
+    # Means of S starts drawn from these S spread too little, by the square root of (S - 1) / S.
+    return np.asarray(mean + (again - mean) * np.sqrt(num / max(num - 1, 1)))
