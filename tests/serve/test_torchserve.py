@@ -187,8 +187,12 @@ def test_explanations_map_what_is_flagged(server: Server, local: LocalPredictor)
     answer = server.client.post(url, json=body).json()
     assert {heat["method"] for heat in answer["heatmaps"]} == {"integrated_gradients"}
     close(answer | {"heatmaps": []}, expected(local, film, wanted) | {"heatmaps": []})
-    bare = server.client.put(url, content=film).json()
-    assert [heat["finding"] for heat in bare["heatmaps"]] == [f["name"] for f in flagged(bare)]
+    form, files = {"operating_point": "sensitive"}, {"data": film}
+    plain = server.client.post(url, data=form, files=files).json()
+    assert [heat["finding"] for heat in plain["heatmaps"]] == [f["name"] for f in flagged(plain)] != []
+    assert {heat["method"] for heat in plain["heatmaps"]} == {"grad_cam"}
+    assert "heatmaps" not in server.client.post(server.url, data=form, files=files).json(), "the other door"
+    assert server.client.put(url, content=film).status_code == 200
     wrong = server.client.post(url, json=body | {"explain": "attention"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "bad_request")
     assert "explain 'attention'" in wrong.json()["error"]["message"]
