@@ -55,8 +55,9 @@ def test_ci_runs_the_readmes_test_command() -> None:
 def test_files_that_the_readme_names_are_there() -> None:
     for name in re.findall(r"`(configs/[\w/.]+|CONTRIBUTING\.md)`", README):
         assert (REPO / name).exists(), name
-    for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (REPO / link).is_file(), link
+    for page in (REPO / "README.md", *(REPO / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_run_files_say_why() -> None:
