@@ -98,13 +98,17 @@ def answer_requests(predictor: AnswersEach, rows: Sequence[Row], explained: Coll
 
 
 def options_to_dict(options: Options) -> dict[str, Any]:
-    """The JSON fields that ``parse_request`` reads back into the same options."""
+    """The JSON fields that ``parse_request`` reads back into the same options.
+
+    ``explain`` is sent only where it is set: a server from before it refuses options that it does not know.
+    """
+    explain = {} if options.explain is None else {"explain": options.explain}
     return {
         "operating_point": options.operating_point,
         "findings": None if options.findings is None else list(options.findings),
         "boxes": options.boxes,
         "heatmaps": list(options.heatmaps),
-        "explain": options.explain,
+        **explain,
     }
 
 
