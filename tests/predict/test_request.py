@@ -186,6 +186,31 @@ def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_find
     assert [options.heatmaps for options in asked] == [(), (FLAGGED,), ("Mass",)]
 
 
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"explain": "occlusion", "heatmaps": ["Mass"]}, 400),
+        ({"explain": "integrated_gradients", "heatmaps": ["Mass", "Edema", "Hernia", "Mass"]}, 200),
+        ({"explain": "integrated_gradients", "heatmaps": ["Mass", "Edema", "Hernia", "Nodule"]}, 400),
+        ({"explain": "integrated_gradients", "heatmaps": ["flagged"]}, 400),
+        ({"explain": "integrated_gradients"}, 400),
+        ({"explain": "grad_cam", "heatmaps": ["flagged"]}, 200),
+        ({"explain": "grad_cam"}, 200),
+    ],
+)
+def test_what_would_keep_a_worker_too_long_is_refused_before_it_is_asked(options: dict[str, Any], status: int) -> None:
+    rows = [{"body": {"image": base64.b64encode(FILM).decode()} | options}, FILM]
+    for explained in ((), (0,)):  # of /explanations, too
+        predictor = FakePredictor()
+        responses = answer_requests(predictor, rows, explained)
+        assert [r.status for r in responses] == [status, 200]
+        assert predictor.calls == [1 if status == 400 else 2]
+        if status == 400:
+            error = json.loads(responses[0].body)["error"]
+            assert error["message"].startswith(f"explain '{options['explain']}' ")
+            assert "cxr-mtl predict" in error["hint"] or "'heatmaps'" in error["hint"]
+
+
 def test_an_empty_batch_asks_nothing() -> None:
     responses, predictor = answer()
     assert responses == []
