@@ -200,7 +200,8 @@ def predict(
         list[str] | None, typer.Option(help="Finding to map, or `flagged` for each that is; may be repeated.")
     ] = None,
     explain: Annotated[
-        str | None, typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (slow).")
+        str | None,
+        typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,16 @@ def test_predict_refuses_an_unknown_method(tiny_bundle: Path, tmp_path: Path) ->
 
     Image.fromarray(np.zeros((80, 90), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="explain 'lime': no such method of heat maps"):
-        predict_files(str(tiny_bundle), [tmp_path / "a.png"], tell=str, explain="lime")
+        predict_files(str(tiny_bundle), [tmp_path / "a.png"], tell=str, explain="lime", as_json=True)
+
+
+@pytest.mark.parametrize("asked", [{"explain": "grad_cam"}, {"heatmaps": ("Mass",)}])
+def test_predict_makes_no_heat_maps_that_nothing_shows(asked: dict[str, Any], tmp_path: Path) -> None:
+    from cxr_mtl.errors import ConfigError
+    from cxr_mtl.predict.command import predict_files
+
+    with pytest.raises(ConfigError, match="--overlay FOLDER"):
+        predict_files("no_bundle", [tmp_path / "a.png"], tell=str, **asked)
 
 
 def test_predict_refuses_an_unknown_operating_point(tiny_bundle: Path, tmp_path: Path) -> None:

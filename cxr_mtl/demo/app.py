@@ -33,8 +33,8 @@ _WAYS = [
     ("The model's usual way", ""),
     ("Grad-CAM", "grad_cam"),
     ("Integrated gradients", "integrated_gradients"),
-    ("Occlusion (slow)", "occlusion"),
 ]
+_SLOW_WAYS = [("Occlusion (slow)", "occlusion")]
 
 _STYLE = Path(__file__).with_name("demo.css")
 _SET_HEAT = "(value) => { document.documentElement.style.setProperty('--heat', value / 100); }"
@@ -71,13 +71,16 @@ def analyse(
         return present.refused(error)
 
 
-def build(predictor: Predictor, *, title: str = "cxr_mtl", examples: Path | None = None) -> gr.Blocks:
+def build(
+    predictor: Predictor, *, title: str = "cxr_mtl", examples: Path | None = None, slow: bool = True
+) -> gr.Blocks:
     """The page, not yet served.
 
     Args:
         predictor: a bundle here or a server elsewhere.
         title: of the browser's tab.
         examples: folder of films to offer; None for no offer.
+        slow: whether to offer heat maps that a server refuses, because they take it too long.
     """
 
     def run(file: str | None, mode: str, finding: str | None, explain: str | None) -> tuple[Any, ...]:
@@ -94,7 +97,7 @@ def build(predictor: Predictor, *, title: str = "cxr_mtl", examples: Path | None
         start = present.blank()
         with gr.Row(elem_id="cxr-screen"):
             with gr.Column(scale=4, min_width=250):
-                file, mode, finding, explain = _controls(examples)
+                file, mode, finding, explain = _controls(examples, slow)
             with gr.Column(scale=9, min_width=300, elem_id="cxr-film"):
                 film = _html(start.film, "Film")
             with gr.Column(scale=8, min_width=300), gr.Tabs():
@@ -198,7 +201,7 @@ def main(
         raise ConfigError(f"There is no folder {examples}.", hint="Examples are films in one folder.")
     predictor = _predictor(bundle, url, key_file)
     with end_on_sigterm(), private_uploads():
-        blocks = build(predictor, examples=examples)
+        blocks = build(predictor, examples=examples, slow=url is None)
         try:
             tell(f"The demo is at {launch(blocks, port=port, host=host)} (Ctrl-C ends it).")
             blocks.block_thread()
@@ -247,7 +250,7 @@ def _predictor(bundle: Path | None, url: str | None, key_file: Path | None) -> P
     raise ConfigError("The demo answers with one bundle or one server.", hint="Give --bundle DIR or --url URL.")
 
 
-def _controls(examples: Path | None) -> tuple[gr.File, gr.Radio, gr.Dropdown, gr.Dropdown]:
+def _controls(examples: Path | None, slow: bool) -> tuple[gr.File, gr.Radio, gr.Dropdown, gr.Dropdown]:
     """The left column. Opacity and outlines are the page's own business and never reach the server."""
     # No file_types: Gradio would refuse a DICOM file without an extension. Reading looks at the content.
     file = gr.File(label="Film (PNG, JPEG, DICOM)", height=150, elem_id="cxr-file")
@@ -258,7 +261,7 @@ def _controls(examples: Path | None) -> tuple[gr.File, gr.Radio, gr.Dropdown, gr
     mode = gr.Radio(modes, value="balanced", label="Operating point", info=present.MODES_HELP)
     # Any value is let through: what the model knows is seen from its answers, and it says itself what it does not know.
     finding = gr.Dropdown([NO_HEAT], value="", label="Heat map", allow_custom_value=True)
-    explain = gr.Dropdown(_WAYS, value="", label="Heat map by")
+    explain = gr.Dropdown(_WAYS + (_SLOW_WAYS if slow else []), value="", label="Heat map by")
     strength = gr.Slider(0, 100, value=round(100 * HEAT_STRENGTH), step=5, label="Heat map opacity, %")
     strength.input(None, strength, None, js=_SET_HEAT, api_visibility="private")
     outlines = gr.Checkbox(True, label="Show boxes")

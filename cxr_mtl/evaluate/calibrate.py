@@ -117,8 +117,9 @@ def _recalibrated(bundle: Bundle, answered: Answered, said: Said, fitted: dict[s
     probability = said.probability(findings, nodes)
     points, rules, cut_anew = refit_points(old.operating_points, old.rules, said.presence, probability, names)
     cut = _box_cut(bundle, answered)
+    of_tree = np.isnan(old.findings_calibration.scale)  # a run that learned the tree alone answers with its nodes
     kept = {
-        "findings_kept": _named(bundle, ~(new & cut_anew)),
+        "findings_kept": _named(bundle, ~((new | (of_tree & new_nodes)) & cut_anew)),
         "tree_nodes_kept": _named(bundle, ~new_nodes),
         "box_cut": "kept" if np.isnan(cut) else "refitted",
     }

@@ -80,8 +80,9 @@ def age_bands(years: Floats) -> list[str]:
 
 
 def _kinds(table: pd.DataFrame) -> dict[str, NDArray[np.str_]]:
-    """Which group each film is in, by kind of group."""
-    stated = {kind: table[kind].fillna(UNKNOWN).to_numpy(str) for kind in ("sex", "view", "dataset")}
+    """Which group each film is in, by kind of group. A manifest says ``UNKNOWN`` for a view nobody stated."""
+    given = table[["sex", "view", "dataset"]].fillna(UNKNOWN).replace({"view": {"UNKNOWN": UNKNOWN}})
+    stated = {str(kind): given[kind].to_numpy(str) for kind in given}
     ages = np.array(age_bands(table["age"].to_numpy(np.float64)), str)
     return {"sex": stated["sex"], "age": ages, "view": stated["view"], "dataset": stated["dataset"]}
 

@@ -43,7 +43,12 @@ def predict_files(
         explain: method of the maps; None for the model's usual one.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
+
+    Raises:
+        ConfigError: heat maps are asked for and nothing shows them, or an option is none of the model's.
     """
+    if (heatmaps or explain) and overlay is None and not as_json:
+        raise ConfigError("A table of words shows no heat map.", hint="Add --overlay FOLDER for pictures, or --json.")
     predictor: Predictor
     if url is None:
         predictor = LocalPredictor(Path(bundle))

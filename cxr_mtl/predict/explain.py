@@ -6,8 +6,8 @@ the model's looks. All give a map over the input square, at least 0, of what spe
 ``grad_cam``: the encoder's maps, each channel weighing as much as the logit rises with it. Coarse and quick.
 ``attention``: how probable each place is to show the finding, which is what a head of pooling ``attention`` weighs its
 places by. No estimate: it is how the logit came about.
-``integrated_gradients``: what each pixel adds to the logit on the way from a black square to the film. They add up to
-the logit's difference between the two.
+``integrated_gradients``: what each pixel adds to the logit on the way from the film, blurred until nothing can be seen
+in it, to the film. They add up to the logit's difference between the two.
 ``occlusion``: by how much the logit falls where a patch of the film is covered. Slow; takes no gradient on trust.
 
 The encoder gives NCHW maps for every family, so the map of a Swin is as right as that of a ConvNeXt. No hooks. captum

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from cxr_mtl.data.geometry import Letterbox
 
+NEGATIVE = 0.5  # the most that a finding below its threshold may glow: nobody should take it for a called one
 MAX_SIDE = 512  # of the PNG; the map has some ten cells a side, so more pixels would only be interpolation
 
 
 def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:
-    """Map to 0..1 for showing: its highest point is 1 for a called finding, less the further below the threshold.
+    """Map to 0..1 for showing: its highest point is 1 for a called finding, else half of probability / threshold.
 
     A map stretched to its own maximum would glow as much for a finding that is not there. The median is taken off
     first: what is the same over half the film points nowhere.
@@ -26,7 +27,7 @@ def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:
     peak = cam.max()
     if peak <= 0:
         return torch.zeros_like(cam)
-    return cam / peak * min(1.0, probability / max(threshold, 1e-6))
+    return cam / peak * (1.0 if probability >= threshold else NEGATIVE * probability / threshold)
 
 
 def to_film(heat: Tensor, box: Letterbox) -> Tensor:

@@ -26,6 +26,8 @@ Row = Mapping[str, Any] | bytes | bytearray
 IMAGE_FIELDS = ("data", "body", "image")
 """Where a film may lie: a form's file, TorchServe's raw body, JSON's base64."""
 OPTION_FIELDS = ("operating_point", "findings", "boxes", "heatmaps", "explain")
+MOST_SLOW_MAPS = 3
+"""Heat maps that go over a film's pixels, of one request."""
 
 _HOW = "Send the file itself (curl -T FILM URL), a form field 'data', or JSON with base64 under 'image'."
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -76,6 +78,8 @@ def parse_request(row: Row) -> tuple[bytes, Options]:
 def answer_requests(predictor: AnswersEach, rows: Sequence[Row], explained: Collection[int] = ()) -> list[Response]:
     """Answers as many as there are rows, in their order, whatever the rows hold. All good rows share a forward pass.
 
+    Heat maps that take long are refused: who does not answer in time is ended, with all that others sent him.
+
     Args:
         predictor: who answers.
         rows: the requests.
@@ -88,6 +92,7 @@ def answer_requests(predictor: AnswersEach, rows: Sequence[Row], explained: Coll
             film, options = parse_request(row)
             if index in explained and not options.heatmaps:
                 options = replace(options, heatmaps=(FLAGGED,))
+            _check_time(options)
             requests[index] = film, options
         except ImageError as error:
             responses[index] = _error_response(error)
@@ -98,13 +103,17 @@ def answer_requests(predictor: AnswersEach, rows: Sequence[Row], explained: Coll
 
 
 def options_to_dict(options: Options) -> dict[str, Any]:
-    """The JSON fields that ``parse_request`` reads back into the same options."""
+    """The JSON fields that ``parse_request`` reads back into the same options.
+
+    ``explain`` is sent only where it is set: a server from before it refuses options that it does not know.
+    """
+    explain = {} if options.explain is None else {"explain": options.explain}
     return {
         "operating_point": options.operating_point,
         "findings": None if options.findings is None else list(options.findings),
         "boxes": options.boxes,
         "heatmaps": list(options.heatmaps),
-        "explain": options.explain,
+        **explain,
     }
 
 
@@ -151,6 +160,16 @@ def _check_names(fields: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(str(name), OPTION_FIELDS, n=1)
             known = f"Known: {', '.join(OPTION_FIELDS)}."
             raise _bad(f"Unknown option '{str(name)[:40]}'.", f"Did you mean '{close[0]}'? {known}" if close else known)
+
+
+def _check_time(options: Options) -> None:
+    if options.explain == "occlusion":
+        hint = "Run `cxr-mtl predict --explain occlusion` on your own machine, or choose another method."
+        raise _bad("explain 'occlusion' takes too long for a server.", hint)
+    maps = set(options.heatmaps or (FLAGGED,))
+    if options.explain == "integrated_gradients" and (FLAGGED in maps or len(maps) > MOST_SLOW_MAPS):
+        what = f"explain 'integrated_gradients' is slow: a server maps at most {MOST_SLOW_MAPS} findings so, by name."
+        raise _bad(what, "Name them under 'heatmaps', or choose another method.")
 
 
 def _document(body: Any) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from cxr_mtl.bundle.fit import Said, fit_points
 from cxr_mtl.config import LossConfig, RunConfig
 from cxr_mtl.data.gate.fit import MAX_TRAIN, MAX_VAL, MIN_TRAIN, MIN_VAL, Fitted, choose, fit_gate
 from cxr_mtl.data.gate.thumbs import Glimpses, glimpse
-from cxr_mtl.data.gate.usual import fit_usual
+from cxr_mtl.data.gate.usual import FOLDS, fit_usual
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.loader import Examples
 from cxr_mtl.data.split import split_hash
@@ -141,12 +141,14 @@ class Doorkeeper:
 
 
 def fit_doorkeeper(study: Study, seed: int) -> Doorkeeper | str:
-    """Fit the gate; with too few films for one, say so."""
+    """Fit the gate; with too few films or patients for one, say so."""
     train, val = study.train.rows, study.val.rows
     if len(train) < MIN_TRAIN or len(val) < MIN_VAL:
         have = f"{len(train)} training and {len(val)} validation films"
         return f"{have}; {MIN_TRAIN} and {MIN_VAL} are needed to fit one"
     rows = choose(val, MAX_VAL, seed)
+    if (people := len(np.unique(study.val.patients[rows]))) < FOLDS:
+        return f"validation films of {people} patients; {FOLDS} are needed to fit one"
     learned, judged = _glimpses(study.train, choose(train, MAX_TRAIN, seed)), _glimpses(study.val, rows)
     where = {"dataset": provenance(study, "train")["dataset"], "split_sha256": split_hash(study.manifest)}
     count = {"train_films": len(learned), "val_films": len(judged)}

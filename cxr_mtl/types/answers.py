@@ -15,6 +15,7 @@ RESULTS_SCHEMA = "cxr-mtl.results/1"
 DISCLAIMER = "Research use only. Not for clinical use."
 EXPLANATIONS = ("grad_cam", "attention", "integrated_gradients", "occlusion")
 """Methods of a heat map; what each shows stands in predict/explain.py."""
+_OLD_METHOD = "grad_cam"  # of answers from before there was a choice, which do not say it
 FLAGGED = "flagged"
 """Instead of a finding to map: every one that is called, but for the one that says that a film shows nothing."""
 
@@ -184,7 +185,9 @@ class Prediction:
                 ScoredBox(b["finding"], b["score"], _four(b["xyxy"]), b.get("weak", False)) for b in body["boxes"]
             ),
             warnings=tuple(body["warnings"]),
-            heatmaps=tuple(Heatmap(h["finding"], h["png"], h["method"]) for h in body.get("heatmaps", ())),
+            heatmaps=tuple(
+                Heatmap(h["finding"], h["png"], h.get("method", _OLD_METHOD)) for h in body.get("heatmaps", ())
+            ),
             regions=tuple(
                 Region(_four(r["xyxy"]), tuple((f["finding"], f["score"]) for f in r["findings"]))
                 for r in body.get("regions", ())

@@ -15,7 +15,7 @@ from cxr_mtl.data.gate.fit import Fitted, choose, fit_gate, vary
 from cxr_mtl.data.gate.gate import Gate
 from cxr_mtl.data.gate.negatives import KINDS, make_negatives
 from cxr_mtl.data.gate.thumbs import FORMS, LOOKS, SIDE, cut_out, forms, glimpse, looks, reduced
-from cxr_mtl.data.gate.usual import Usual, fit_usual
+from cxr_mtl.data.gate.usual import FOLDS, Usual, fit_usual
 from cxr_mtl.data.synthetic import draw_film, plan_films
 from cxr_mtl.data.transforms import to_input
 
@@ -184,6 +184,15 @@ def test_percentiles_run_from_0_to_100(usual: Usual) -> None:
     assert np.array_equal(Usual.from_arrays(usual.to_arrays()).quantiles, usual.quantiles)
     with pytest.raises(ValueError, match="scales"):
         Usual.from_arrays(usual.to_arrays() | {"scales": np.zeros((1, 2))})
+    with pytest.raises(ValueError, match="quantiles holds what is no number"):
+        Usual.from_arrays(usual.to_arrays() | {"quantiles": np.full(101, np.nan)})
+
+
+def test_as_many_patients_as_folds_are_enough_however_their_films_are_shared_out() -> None:
+    look, feature = films(54, 5)
+    patients = np.r_[np.zeros(50, int), 1, 2, 3, 4]
+    assert len(np.unique(patients)) == FOLDS
+    assert np.isfinite(fit_usual(films(200, 6)[0], look, feature, patients).quantiles).all()
 
 
 def test_few_films_of_many_features_still_give_a_distance() -> None:

@@ -89,6 +89,17 @@ def test_the_controls_reach_the_predictor(served: Served, film: Path) -> None:
     assert served.predictor.asked[-1] == Options("f1", heatmaps=("Mass",), explain="occlusion")
 
 
+def test_a_server_is_not_asked_for_what_it_refuses(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[gr.Blocks] = []
+    monkeypatch.setattr(app, "launch", lambda blocks, **_: built.append(blocks))
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda _: None)
+    app.main(url="http://127.0.0.1:9", tell=lambda _: None)
+    assert "occlusion" not in json.dumps(built[0].config)
+    assert "integrated_gradients" in json.dumps(built[0].config)
+    app.main(tiny_bundle, tell=lambda _: None)
+    assert "occlusion" in json.dumps(built[1].config)
+
+
 def test_a_dicom_file_without_extension_is_read(served: Served, real_films: Path, tmp_path: Path) -> None:
     bare = tmp_path / "IM000001"
     shutil.copy(next(real_films.glob("dicom/nih_udacity_test1*")), bare)

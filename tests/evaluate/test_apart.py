@@ -187,12 +187,15 @@ def test_a_finding_too_rare_in_one_group_is_in_neither_side_of_the_gap():
 def test_small_and_unknown_groups_take_no_part_in_a_gap():
     patients = [f"p{i}" for i in range(300)]
     sex = ["M"] * (MIN_PATIENTS - 1) + [None] * 100 + ["F"] * (300 - 100 - MIN_PATIENTS + 1)
-    whole = drawn(patient_id=patients, sex=sex, age=[20.0] * 100 + [50.0] * 100 + [70.0] * 100)
+    view = ["PA"] * 100 + ["UNKNOWN"] * 99 + [None] + ["AP"] * 100
+    whole = drawn(patient_id=patients, sex=sex, view=view, age=[20.0] * 100 + [50.0] * 100 + [70.0] * 100)
     found = subgroups(bundle(), whole, draws_of(whole))
     assert set(found["subgroups"]["sex"]) == {"M", "F", "unknown"}
     sexes = found["subgroup_gaps"]["kinds"]["sex"]
     assert (sexes["groups"], sexes["n_pairs"]) == (["F"], 0)
     assert sexes["macro_auroc"] == {"value": None, "ci95": [None, None], "between": []}
+    assert found["subgroups"]["view"]["unknown"]["n_images"] == 100, "however the manifest says so"
+    assert found["subgroup_gaps"]["kinds"]["view"]["groups"] == ["AP", "PA"]
     ages = found["subgroup_gaps"]["kinds"]["age"]
     assert (ages["groups"], ages["n_pairs"]) == (["18-39", "40-59", "60-79"], 3)
     values = [found["subgroups"]["age"][name]["macro_auroc"]["value"] for name in ages["groups"]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxr_mtl.bundle import CARD, DESCRIPTION, SPLIT, WEIGHTS, load_bundle
+from cxr_mtl.bundle import CARD, DESCRIPTION, SPLIT, WEIGHTS, load_bundle, save_bundle
 from cxr_mtl.bundle.fit import RULES, Said, fit_points, refit_calibration, refit_points
 from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.sources import import_source
@@ -159,6 +159,23 @@ def test_what_was_fitted_is_what_the_answers_logits_say(
     expected, _ = refit_calibration(old.findings_calibration, said.presence, said.findings)
     assert np.allclose(new.findings_calibration.scale, expected.scale, equal_nan=True, rtol=1e-3), out
     assert np.allclose(new.findings_calibration.bias, expected.bias, equal_nan=True, rtol=1e-3, atol=1e-3)
+
+
+def test_a_bundle_that_learned_the_tree_alone_says_what_was_fitted(trained: Path, drawn: Path, tmp_path: Path) -> None:
+    whole = load_bundle(trained)
+    unknown = np.full(len(whole.ontology.names), np.nan)
+    untrained = replace(whole.description.findings_calibration, scale=unknown, bias=unknown)
+    description = replace(whole.description, findings_calibration=untrained)
+    save_bundle(tmp_path / "tree", description, trained / WEIGHTS, {CARD: (trained / CARD).read_text()})
+    lines = calibrate(tmp_path / "tree", drawn, "val", tmp_path / "out", **QUIET)
+    new = load_bundle(tmp_path / "out").description
+    kept = set(new.fitted_on["findings_kept"])
+    assert set(new.fitted_on["tree_nodes_kept"]) <= kept < set(new.trained)
+    moved = [name for name in new.trained if name not in kept]
+    assert any(new.operating_points["balanced"][name] != 0.5 for name in moved)
+    assert [name for name in kept if new.operating_points["balanced"][name] != 0.5] == []
+    (unranked,) = [line for line in lines if "no better than chance" in line]
+    assert any(name in unranked for name in moved), "weights are random"
 
 
 def test_the_box_cut_is_that_of_the_drawn_findings(tiny_bundle: Path, drawn: Path) -> None:

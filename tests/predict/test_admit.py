@@ -201,6 +201,17 @@ def test_a_gate_of_another_kind_is_refused(gated: Path, tmp_path: Path) -> None:
         load_bundle(copy)
 
 
+def test_a_gate_that_would_answer_with_no_number_is_refused(gated: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(gated)
+    assert bundle.gate
+    file = gate_bytes(replace(bundle.gate, usual=replace(bundle.gate.usual, quantiles=np.full(101, np.nan))))
+    description = replace(bundle.description, gate=gate_section(file, {}))
+    save_bundle(tmp_path / "nan", description, tiny_bundle / WEIGHTS, {}, file)
+    with pytest.raises(CheckpointError, match="quantiles holds what is no number") as caught:
+        load_bundle(tmp_path / "nan")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_description_from_before_gates_still_loads(tiny_bundle: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_bundle, copy)

@@ -197,7 +197,9 @@ def test_grad_cam_equals_captums(name: str, args: dict[str, object]) -> None:
 def test_negative_finding_does_not_glow() -> None:
     cam = torch.rand(4, 4)
     assert strength(cam, 0.9, 0.3).max() == pytest.approx(1)
-    assert strength(cam, 0.03, 0.3).max() == pytest.approx(0.1)
+    assert strength(cam, 0.3, 0.3).max() == pytest.approx(1)
+    assert strength(cam, 0.299, 0.3).max() == pytest.approx(0.5, abs=0.01), "just below is not almost called"
+    assert strength(cam, 0.03, 0.3).max() == pytest.approx(0.05)
     assert (strength(torch.zeros(4, 4), 0.9, 0.3) == 0).all()
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.request import Response, answer_requests, options_to_dict, parse_request
-from cxr_mtl.types import FLAGGED, FindingCall, Options, Prediction
+from cxr_mtl.types import FLAGGED, FindingCall, Heatmap, Options, Prediction
 
 FILM = b"\x89PNG film"
 WANTED = Options("sensitive", findings=("Effusion", "Edema"), boxes=False, heatmaps=("Effusion",), explain="occlusion")
@@ -86,6 +87,17 @@ def test_options_of_a_form_are_text() -> None:
 def test_json_brings_back_what_the_client_wants(film: bytes, options: Options) -> None:
     body = as_json(image=base64.b64encode(film).decode(), **options_to_dict(options))
     assert parse_request({"body": body}) == (film, options)
+
+
+def test_old_servers_and_old_answers_are_understood() -> None:
+    assert set(options_to_dict(Options())) == {"operating_point", "findings", "boxes", "heatmaps"}, "what is not set"
+    assert options_to_dict(Options(explain="attention"))["explain"] == "attention"
+    call = FindingCall("Edema", "negative", 0.25, 0.5)
+    heats = (Heatmap("Edema", "AAAA", "attention"),)
+    body = Prediction({"name": "fake"}, {}, "balanced", (call,), (), (), heatmaps=heats).to_dict()
+    assert Prediction.from_dict(body).heatmaps == heats
+    del body["heatmaps"][0]["method"]
+    assert Prediction.from_dict(body).heatmaps == (replace(heats[0], method="grad_cam"),)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,31 @@ def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_find
     rows = [FILM, FILM, {}, {"data": FILM, "heatmaps": b"Mass"}]
     assert [r.status for r in answer_requests(Listens(), rows, [1, 2, 3])] == [200, 200, 400, 200]
     assert [options.heatmaps for options in asked] == [(), (FLAGGED,), ("Mass",)]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"explain": "occlusion", "heatmaps": ["Mass"]}, 400),
+        ({"explain": "integrated_gradients", "heatmaps": ["Mass", "Edema", "Hernia", "Mass"]}, 200),
+        ({"explain": "integrated_gradients", "heatmaps": ["Mass", "Edema", "Hernia", "Nodule"]}, 400),
+        ({"explain": "integrated_gradients", "heatmaps": ["flagged"]}, 400),
+        ({"explain": "integrated_gradients"}, 400),
+        ({"explain": "grad_cam", "heatmaps": ["flagged"]}, 200),
+        ({"explain": "grad_cam"}, 200),
+    ],
+)
+def test_what_would_keep_a_worker_too_long_is_refused_before_it_is_asked(options: dict[str, Any], status: int) -> None:
+    rows = [{"body": {"image": base64.b64encode(FILM).decode()} | options}, FILM]
+    for explained in ((), (0,)):  # of /explanations, too
+        predictor = FakePredictor()
+        responses = answer_requests(predictor, rows, explained)
+        assert [r.status for r in responses] == [status, 200]
+        assert predictor.calls == [1 if status == 400 else 2]
+        if status == 400:
+            error = json.loads(responses[0].body)["error"]
+            assert error["message"].startswith(f"explain '{options['explain']}' ")
+            assert "cxr-mtl predict" in error["hint"] or "'heatmaps'" in error["hint"]
 
 
 def test_an_empty_batch_asks_nothing() -> None:

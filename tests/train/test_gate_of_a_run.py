@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +18,19 @@ from cxr_mtl.data.split import with_split
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.predictor import LocalPredictor
+from cxr_mtl.train.fit import fit_doorkeeper
 from cxr_mtl.train.loop import train
 from cxr_mtl.types import Prediction
 
-pytestmark = pytest.mark.slow
+
+def test_one_validation_patient_is_too_few_to_say_what_is_usual() -> None:
+    """The films of each are measured by those of the others, so the limit would be no number."""
+    val = SimpleNamespace(rows=np.arange(200, 260), patients=np.r_[np.arange(200), np.arange(60) % 4])
+    why = fit_doorkeeper(SimpleNamespace(train=SimpleNamespace(rows=np.arange(200)), val=val), 0)  # type: ignore[arg-type]
+    assert why == "validation films of 4 patients; 5 are needed to fit one"
 
 
+@pytest.mark.slow
 def test_a_run_of_few_films_says_why_it_has_no_gate(tmp_path: Path) -> None:
     bundle = train(load_config(run_file(draw_films(tmp_path), "few", epochs=1)))
     assert "200 and 50 are needed" in load_bundle(bundle).description.gate["none"]
@@ -30,6 +38,7 @@ def test_a_run_of_few_films_says_why_it_has_no_gate(tmp_path: Path) -> None:
     assert "It has no gate" in (bundle / "model_card.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_puts_its_gate_into_the_bundle(tmp_path: Path) -> None:
     write_study_set(tmp_path / "films", 420, 0, 96)
     manifest, _ = import_source("nih", tmp_path / "films", ontology="nih14", seed=0)

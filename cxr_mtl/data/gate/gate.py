@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.data.gate.thumbs import FORMS, Floats, forms
-from cxr_mtl.data.gate.usual import check_shapes
+from cxr_mtl.data.gate.usual import check_arrays
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ class Gate:
         gate = cls(**{field.name: np.asarray(arrays[field.name], np.float64) for field in fields(cls)})
         hidden = gate.hidden.shape[-1]
         wanted = {"centre": (FORMS,), "spread": (FORMS,), "hidden": (FORMS, hidden), "hidden_bias": (hidden,)}
-        check_shapes(gate.to_arrays(), wanted | {"last": (hidden,), "last_bias": (1,), "cut": (1,)})
+        check_arrays(gate.to_arrays(), wanted | {"last": (hidden,), "last_bias": (1,), "cut": (1,)})
         return gate

@@ -18,7 +18,8 @@ from cxr_mtl.data.gate.thumbs import LOOKS, Floats
 WARN_ABOVE = 99
 """Percent of validation films that are less novel than a film that is warned of."""
 AXES = 64
-_FOLDS = 5
+FOLDS = 5
+"""Parts of the validation patients, each measured by the others; with fewer patients there is no gate."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,17 @@ class Usual:
         usual = cls(**{field.name: np.asarray(arrays[field.name], np.float64) for field in fields(cls)})
         num, kept = usual.axes.shape
         wanted = {"looks": (LOOKS,), "whiten": (LOOKS, LOOKS), "features": (num,), "variances": (kept,), "rest": (1,)}
-        check_shapes(usual.to_arrays(), wanted | {"scales": (2, 2), "quantiles": (101,)})
+        check_arrays(usual.to_arrays(), wanted | {"scales": (2, 2), "quantiles": (101,)})
         return usual
 
 
-def check_shapes(arrays: Mapping[str, Floats], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises ValueError: the first array of another shape."""
+def check_arrays(arrays: Mapping[str, Floats], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError: the first array of another shape, or with something that is no number."""
     for name, shape in wanted.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} is {arrays[name].shape}, not {shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds what is no number")
 
 
 def fit_usual(train: Floats, val: Floats, features: Floats, patients: NDArray[np.int64]) -> Usual:
@@ -105,16 +108,16 @@ def fit_usual(train: Floats, val: Floats, features: Floats, patients: NDArray[np
         train: (M, LOOKS) of training films.
         val: (N, LOOKS) of validation films.
         features: (N, F) of the same.
-        patients: (N,) a number for each patient.
+        patients: (N,) a number for each patient; of at least ``FOLDS``.
     """
     mean, spread = train.mean(0), train.std(0) + 1e-3
     covariance = np.cov((train - mean) / spread, rowvar=False) + 1e-3 * np.eye(LOOKS)
     whiten = np.linalg.cholesky(np.linalg.inv(covariance)) / spread[:, None]
     one = np.tile([0.0, 1.0], (2, 1))
     usual = Usual(mean, whiten, *_axes(features), one, np.zeros(101))
-    fold = np.unique(patients, return_inverse=True)[1] % _FOLDS
+    fold = np.unique(patients, return_inverse=True)[1] % FOLDS
     apart = np.empty(len(features))
-    for k in range(_FOLDS):
+    for k in range(FOLDS):
         others = Usual(mean, whiten, *_axes(features[fold != k]), one, np.zeros(101))
         apart[fold == k] = others.by_features(features[fold == k])
     both = np.stack([usual.by_looks(val), apart], axis=1)
