@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_mtl.metrics.calibrate import MIN_CLASS, Calibration, choose_operating_points, fit_calibration
+from cxr_mtl.metrics.classify import usable
 from cxr_mtl.metrics.counts import Floats
 from cxr_mtl.metrics.hierarchy import Parents, asked_presence, compose, either, own_logits
 
+CONTRADICTED = 5.99  # chi-square of two degrees at 5 %: a correction has two numbers
 RULES = {
     "balanced": "highest sensitivity + specificity (Youden)",
     "f1": "highest F1",
@@ -74,9 +76,11 @@ def fit_points(
 def refit_calibration(old: Calibration, presence: Floats, logits: Floats) -> tuple[Calibration, NDArray[np.bool_]]:
     """Calibrate on other films, from where the old fit stands.
 
-    What is fitted is a correction of the old calibration, so with a few films it hardly moves. A finding with fewer
-    than five present or absent films keeps the old one whole: training would take a fit pooled over all findings there,
-    but that would put another hospital's average in the place of what was fitted to this finding.
+    What is fitted is a correction of the old calibration. It is taken where the films contradict the old one (ratio
+    of their likelihoods, chi-square of two degrees, 5 %): elsewhere it would follow chance, and make films like the
+    old ones worse. A finding with fewer than five present or absent films keeps the old one whole: training would
+    take a fit pooled over all findings there, but that would put another hospital's average in the place of what
+    was fitted to this finding.
 
     Args:
         old: of the C findings.
@@ -84,11 +88,13 @@ def refit_calibration(old: Calibration, presence: Floats, logits: Floats) -> tup
         logits: (N, C) as the old calibration takes them.
 
     Returns:
-        the new calibration, and (C,) which findings it is new for.
+        the new calibration, and (C,) which findings had films enough to ask.
     """
-    trained = ~np.isnan(old.scale)
-    step = fit_calibration(presence, old.scale * logits + old.bias, trained)
-    new = trained & (np.minimum(step.num_positive, step.num_negative) >= MIN_CLASS)
+    trained, before = ~np.isnan(old.scale), old.scale * logits + old.bias
+    step = fit_calibration(presence, before, trained)
+    asked = trained & (np.minimum(step.num_positive, step.num_negative) >= MIN_CLASS)
+    gain = _likelihood(presence, step.scale * before + step.bias) - _likelihood(presence, before)
+    new = asked & (2 * gain > CONTRADICTED)
     calibration = Calibration(
         np.where(new, step.scale * old.scale, old.scale),
         np.where(new, step.scale * old.bias + step.bias, old.bias),
@@ -96,7 +102,14 @@ def refit_calibration(old: Calibration, presence: Floats, logits: Floats) -> tup
         np.where(new, step.num_negative, old.num_negative),
         old.pooled & ~new,
     )
-    return calibration, new
+    return calibration, asked
+
+
+def _likelihood(presence: Floats, logits: Floats) -> Floats:
+    """(C,) logarithm, over the films that are known."""
+    known = usable(presence, logits)
+    truth, given = np.where(known, presence, 0.0), np.where(known, logits, 0.0)
+    return np.asarray((known * (truth * given - np.logaddexp(0.0, given))).sum(axis=0))
 
 
 def refit_points(

@@ -121,6 +121,7 @@ def _recalibrated(bundle: Bundle, answered: Answered, said: Said, fitted: dict[s
     kept = {
         "findings_kept": _named(bundle, ~((new | (of_tree & new_nodes)) & cut_anew)),
         "tree_nodes_kept": _named(bundle, ~new_nodes),
+        "calibration_confirmed": _named(bundle, new & (findings.scale == old.findings_calibration.scale)),
         "box_cut": "kept" if np.isnan(cut) else "refitted",
     }
     return replace(
@@ -205,6 +206,8 @@ def _in_words(
     if kept := fitted["findings_kept"]:
         few = f"under {MIN_CLASS} films with or without it"
         lines.append(f"Kept as they were, for {few}: {', '.join(kept)}.")
+    if confirmed := fitted["calibration_confirmed"]:
+        lines.append(f"Calibrated as before, which these films do not contradict: {', '.join(confirmed)}.")
     if unranked:
         lines.append(f"Ranked no better than chance on these films, which no calibration mends: {', '.join(unranked)}.")
     change = f"{bundle.box_min_score:.3f} to {description.box_min_score:.3f}"
