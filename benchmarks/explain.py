@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from cxr_mtl.bundle import Bundle
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.read import read_image
@@ -77,7 +78,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=Path, default=Path("../shared/data/nih"), help="NIH ChestX-ray14 layout")
-    parser.add_argument("--bundle", type=Path, nargs="+", required=True, help="trained on these films' training split")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        nargs="+",
+        default=[Path("runs/nih_convnext/best")],
+        help="trained on these films' training split",
+    )
     parser.add_argument("--split", default="test", help="of the boxed films; candidates are chosen on val")
     parser.add_argument("--methods", nargs="+", choices=EXPLANATIONS, default=list(EXPLANATIONS))
     parser.add_argument("--candidates", action="store_true", help="also the methods that were not chosen")
@@ -87,6 +94,9 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.films.is_dir():
         print(f"explain skipped: {arguments.films} holds no films. Give a folder in NIH's layout with --films.")
+        sys.exit(0)
+    if lacking := [str(bundle) for bundle in arguments.bundle if not bundle.is_dir()]:
+        print(f"explain skipped: no bundle at {', '.join(lacking)}. Train one and name it with --bundle.")
         sys.exit(0)
     return arguments
 
@@ -208,6 +218,7 @@ def at_margin(x: float, y: float) -> bool:
 def show(
     name: str, films: Manifest, pairs: list[Pair], found: np.ndarray, names: list[str], report: dict[str, Any]
 ) -> None:
+    """Print the table and the differences to what has not seen the film, and keep both."""
     findings = sorted({pair.finding for pair in pairs})
     of = np.array([[pair.finding == finding for finding in findings] for pair in pairs], float)  # (pairs, findings)
     draws = patient_resamples(films.patient_ids[[pair.row for pair in pairs]], RESAMPLES, 0)
@@ -216,96 +227,77 @@ def show(
         return known_mean(ratio(draws.sums(of * values[:, None]), draws.sums(of)), axis=1)
 
     again = {m: [drawn(found[i, :, k]) for k in range(3)] for i, m in enumerate(names)}
+    rows = report["rows"]
     print(f"{'':<36}{POINTING:>24}{INSIDE:>26}{EDGE:>24}{TIME:>14}")
     for i, method in enumerate(names):
-        cells = []
-        for metric, numbers in zip((POINTING, INSIDE, EDGE), again[method], strict=True):
+        cells = ""
+        for metric, numbers, width in zip((POINTING, INSIDE, EDGE), again[method], (24, 26, 24), strict=True):
             number = estimate(numbers)
-            report["rows"].append(row(f"{name}, {method}", metric, number))
-            cells.append(f"{number.value:.3f} ({number.low:.3f} to {number.high:.3f})")
-        spent = found[i, :, 3]
-        if not np.isnan(spent).all():
-            middle = float(np.median(spent))
-            report["rows"].append(
-                {"name": f"{name}, {method}", "metric": TIME, "value": middle, "unit": "ms", "low": None, "high": None}
-            )
-            cells.append(f"{middle:.0f}")
-        print(f"{method:<36}{cells[0]:>24}{cells[1]:>26}{cells[2]:>24}{cells[3] if len(cells) > 3 else '':>14}")
-        for d, finding in enumerate(findings):
-            mine = found[i, of[:, d] == 1, 0]
-            report["rows"].append(
-                {
-                    "name": f"{name}, {method}, {finding}",
-                    "metric": POINTING,
-                    "value": float(mine.mean()),
-                    "unit": f"of {len(mine)}",
-                    "low": None,
-                    "high": None,
-                }
-            )
+            rows.append(row(f"{name}, {method}", metric, number))
+            cells += f"{f'{number.value:.3f} ({number.low:.3f} to {number.high:.3f})':>{width}}"
+        if not np.isnan(found[i, :, 3]).all():
+            rows.append(one_number(f"{name}, {method}", TIME, float(np.median(found[i, :, 3])), "ms"))
+            cells += f"{rows[-1]['value']:>14.0f}"
+        print(f"{method:<36}{cells}")
+        for finding, own in zip(findings, of.T == 1, strict=True):
+            pointed = float(found[i, own, 0].mean())
+            rows.append(one_number(f"{name}, {method}, {finding}", POINTING, pointed, f"of {own.sum()}"))
     for method in names[:-3]:
         for other in (USUAL, RANDOM):
             for k, metric in enumerate((POINTING, INSIDE)):
                 number = estimate(again[method][k] - again[other][k])
+                rows.append(row(f"{name}, {method} less {other}", metric, number))
                 sure = "  *" if number.low > 0 or number.high < 0 else ""
-                report["rows"].append(row(f"{name}, {method} less {other}", metric, number))
-                print(
-                    f"  {method} less {other}, {metric}: "
-                    f"{number.value:+.3f} ({number.low:+.3f} to {number.high:+.3f}){sure}"
-                )
-                report["ratios"][f"{name}, {method} / {other}, {metric}"] = float(
-                    again[method][k][0] / again[other][k][0]
-                )
+                interval = f"({number.low:+.3f} to {number.high:+.3f}){sure}"
+                print(f"  {method} less {other}, {metric}: {number.value:+.3f} {interval}")
+                by = float(again[method][k][0] / again[other][k][0])
+                report["ratios"][f"{name}, {method} / {other}, {metric}"] = by
 
 
 def row(name: str, metric: str, number: Estimate) -> dict[str, Any]:
     return {"name": name, "metric": metric, "value": number.value, "unit": "", "low": number.low, "high": number.high}
 
 
+def one_number(name: str, metric: str, value: float, unit: str) -> dict[str, Any]:
+    return {"name": name, "metric": metric, "value": value, "unit": unit, "low": None, "high": None}
+
+
 def randomise(
     predictor: LocalPredictor, films: Manifest, pairs: list[Pair], methods: dict[str, Any], report: dict[str, Any]
 ) -> None:
-    """Rank correlation of the maps with those of random weights: of the head's last layer, and of all (Adebayo 18)."""
+    """Rank correlation of the maps with those of random weights (Adebayo et al., 2018), and of another finding."""
     bundle = predictor.bundle
-    torch.manual_seed(0)
-    other = make_model(
-        bundle.description.model.model_copy(update={"weights": None, "pretrained": False}),
-        len(bundle.ontology.names),
-        len(bundle.box_findings),
-    ).eval()
-    headless = make_model(
-        bundle.description.model.model_copy(update={"weights": None, "pretrained": False}),
-        len(bundle.ontology.names),
-        len(bundle.box_findings),
-    ).eval()
-    headless.load_state_dict(
-        bundle.model.state_dict() | {f"findings.linear.{k}": v for k, v in other.findings.linear.state_dict().items()}
-    )
+    columns = [bundle.ontology.index(finding) for finding in sorted({pair.finding for pair in pairs})]
+    none, headless = random_network(bundle), random_network(bundle)
+    last = {f"findings.linear.{key}": value for key, value in none.findings.linear.state_dict().items()}
+    headless.load_state_dict(bundle.model.state_dict() | last)
+    against = {"last layer random": headless, "all weights random": none, "another finding": bundle.model}
     for name, method in methods.items():
-        for what, random in (("last layer random", headless), ("all weights random", other)):
-            seen = []
-            for pair in pairs:
-                image, maps, _ = look(predictor, films, pair.row)
-                column = bundle.ontology.index(pair.finding)
+        seen: dict[str, list[float]] = {what: [] for what in against}
+        for pair in pairs:
+            image, maps, _ = look(predictor, films, pair.row)
+            column = bundle.ontology.index(pair.finding)
+            ours = method(bundle.model, image, maps, column).flatten().numpy()
+            for what, network in against.items():
                 with torch.no_grad():
-                    random_maps = judge(random, image, 1).features
-                ours = method(bundle.model, image, maps, column)
-                theirs = method(random, image, random_maps, column)
-                a, b = (m.detach().flatten().numpy() for m in (ours, theirs))
-                if a.std() and b.std():
-                    seen.append(float(spearmanr(a, b).statistic))
-            value = float(np.mean(seen)) if seen else float("nan")
-            print(f"  {name}: rank correlation with {what} {value:+.2f} over {len(seen)} maps")
+                    maps = judge(network, image, 1).features
+                other = columns[columns.index(column) - 1] if network is bundle.model else column
+                theirs = method(network, image, maps, other).flatten().numpy()
+                if ours.std() and theirs.std():
+                    seen[what].append(float(spearmanr(ours, theirs).statistic))
+        for what, found in seen.items():
+            value = float(np.mean(found)) if found else float("nan")
+            print(f"  {name}: rank correlation with {what}: {value:+.2f} over {len(found)} maps")
             report["rows"].append(
-                {
-                    "name": f"{bundle.name}, {name}, {what}",
-                    "metric": "rank correlation",
-                    "value": value,
-                    "unit": f"of {len(seen)}",
-                    "low": None,
-                    "high": None,
-                }
+                one_number(f"{bundle.name}, {name}, {what}", "rank correlation", value, f"of {len(found)}")
             )
+
+
+def random_network(bundle: Bundle) -> Any:
+    """The bundle's network untrained, from a seed that is no run's: from its own it would be what the run grew from."""
+    torch.manual_seed(1_000_003)
+    config = bundle.description.model.model_copy(update={"weights": None, "pretrained": False})
+    return make_model(config, len(bundle.ontology.names), len(bundle.box_findings)).eval()
 
 
 if __name__ == "__main__":

@@ -115,3 +115,49 @@ def test_intervals_hold_what_other_starts_would_have_given(monkeypatch: pytest.M
     assert apart.low < 0.1 < apart.high
     alone = summary(starts[:1], seed=0)
     assert alone.low == alone.high == alone.value
+
+
+@pytest.fixture
+def explain(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    return importlib.import_module("explain")
+
+
+def test_a_map_is_judged_by_its_peak_its_mass_and_its_margin(explain: Any) -> None:
+    heat = torch.zeros(20, 40)
+    heat[10, 30], heat[1, 1] = 3.0, 1.0
+    box = np.array([[0.7, 0.4, 0.9, 0.6]])  # of 40 by 20 places: columns 28 to 35, rows 8 to 11
+    assert explain.judge_map(heat, box) == (1.0, 0.75, 0.0)
+    heat[1, 1] = 9.0
+    assert explain.judge_map(heat, box) == (0.0, 0.25, 1.0)
+    assert explain.judge_map(torch.zeros(20, 40), box) == (0.0, 0.0, 0.0)
+    assert explain.mask(box, (20, 40)).sum() == 8 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_explain_runs(tiny_bundle: Path, real_films: Path, tmp_path: Path) -> None:
+    file = tmp_path / "explain.json"
+    command = [sys.executable, "benchmarks/explain.py", "--quick", "--candidates", "--json", str(file)]
+    command += ["--films", str(real_films / "nih"), "--bundle", str(tiny_bundle), "--methods", "grad_cam", "occlusion"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {(row["name"], row["metric"]): row for row in json.loads(file.read_text())["rows"]}
+    assert rows["tiny, the boxes themselves", "pointing game"]["value"] == 1
+    assert 0 < rows["tiny, a random point", "pointing game"]["value"] < 0.5
+    assert 0 <= rows["tiny, grad_cam", "share of the map inside"]["value"] <= 1
+    assert rows["tiny, occlusion", "CPU ms a map"]["value"] > rows["tiny, grad_cam", "CPU ms a map"]["value"]
+
+
+DRAWS_ITS_OWN = {"data", "train_speed", "evaluate"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({file.stem for file in (REPO / "benchmarks").glob("*.py")} - DRAWS_ITS_OWN))
+def test_make_bench_goes_on_where_there_is_nothing_to_measure(name: str, tmp_path: Path) -> None:
+    """Without films or a trained bundle beside it, a benchmark says so and exits with 0."""
+    done = subprocess.run(
+        [sys.executable, REPO / "benchmarks" / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "skipped" in done.stdout

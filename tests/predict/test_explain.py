@@ -96,7 +96,7 @@ def pixels(png: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
 
 
-@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (256, 256)])
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300)])
 @pytest.mark.parametrize("method", EXPLANATIONS)
 def test_a_lesion_at_a_known_pixel_is_found_at_that_pixel(
     tiny_bundle: Path, method: str, width: int, height: int
@@ -116,8 +116,7 @@ def test_a_lesion_at_a_known_pixel_is_found_at_that_pixel(
     assert abs(rows.mean() - y) <= 0.6 * a_place
 
 
-@pytest.mark.parametrize("method", EXPLANATIONS)
-@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize(("method", "views"), [*((m, 1) for m in EXPLANATIONS), ("grad_cam", 3), ("attention", 3)])
 def test_nothing_to_see_is_nothing_to_show(tiny_bundle: Path, method: str, views: int) -> None:
     """A zero map stays zero, whatever the method, the film's noise and the probability."""
     bundle = seeing_brightness(load_bundle(tiny_bundle), "attention", views)
