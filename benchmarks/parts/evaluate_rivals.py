@@ -194,7 +194,8 @@ def whole_evaluation(curves: Curves, draws: Resamples) -> dict[str, Any]:
     manifest = Manifest(pd.DataFrame(people).reindex(columns=[*COLUMNS]), None, ontology, {})  # type: ignore[arg-type]
     none = make_boxes([])
     answered = Answered(
-        *(manifest, presence, probability, probability, probability, np.ones((rows, 2)), none, none),
+        *(manifest, presence, probability, probability, probability),
+        *(np.full(rows, np.nan), np.ones((rows, 2)), none, none),
         asked=np.zeros((rows, 0), bool),
         box_sizes=np.zeros((0, 2)),
         box_sizes_from="train",

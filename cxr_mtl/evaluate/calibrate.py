@@ -26,8 +26,8 @@ from cxr_mtl.evaluate.collect import Answered, collect
 from cxr_mtl.metrics.calibrate import MIN_CLASS
 from cxr_mtl.metrics.classify import auroc, per_finding
 from cxr_mtl.metrics.localize import choose_box_threshold
+from cxr_mtl.predict.admit import Admitted
 from cxr_mtl.predict.predictor import LocalPredictor, Looked
-from cxr_mtl.types import Answer, Radiograph
 
 
 def calibrate(
@@ -75,15 +75,15 @@ def calibrate(
 
 
 class _Witness:
-    """Answers as the predictor does, and keeps the logits, in the order of the films."""
+    """Looks as the predictor does, and keeps the logits, in the order of the films."""
 
     def __init__(self, predictor: LocalPredictor) -> None:
         self.predictor, self.bundle = predictor, predictor.bundle
         self._looked: list[Looked] = []
 
-    def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
+    def look(self, films: Sequence[Admitted]) -> Looked:
         self._looked.append(self.predictor.look(films))
-        return self._looked[-1].answers
+        return self._looked[-1]
 
     def said(self, answered: Answered) -> Said:
         ontology, trained = self.bundle.ontology, self.bundle.trained

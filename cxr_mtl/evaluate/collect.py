@@ -5,10 +5,8 @@ N films that were answered, C findings of the model's ontology, D findings that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +17,26 @@ from cxr_mtl.config import LabelsConfig
 from cxr_mtl.data.geometry import rescale_boxes
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.policy import measured_labels
-from cxr_mtl.data.read import named, read_image
-from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import DataError, ImageError
+from cxr_mtl.evaluate.ask import Answerer, Looker, ask, read
 from cxr_mtl.metrics.localize import Boxes, Flags, askable, make_boxes, median_sizes
-from cxr_mtl.predict.admit import admit
-from cxr_mtl.types import Answer, Radiograph
+from cxr_mtl.predict.admit import Admitted
+from cxr_mtl.types import Answer
 
 Floats = NDArray[np.float64]
-READERS = 2  # threads that decode the next films while the model looks at these
-
-
-class Answerer(Protocol):
-    """What evaluation needs of a predictor; ``predict.LocalPredictor`` is one."""
-
-    bundle: Bundle
-
-    def answer(self, films: Sequence[Radiograph]) -> list[Answer]: ...
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A film that could not be read, or that the bundle's gate refused, and why."""
+    """A film that could not be read, or that the bundle's gate refused, and why.
+
+    ``present``: the findings that it is stated to show.
+    """
 
     image_id: str
     code: str
     message: str
+    present: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, str]:
         return {"image_id": self.image_id, "code": self.code, "message": self.message}
@@ -60,6 +52,7 @@ class Answered:
         probability: (N, C) of the findings head; nan where never trained.
         hierarchy: (N, C) of the tree.
         conditional: (N, C) of the tree, given that all parents are present.
+        novelty: (N,) how unlike each is to the films learned from; nan where nobody says.
         frames: (N, 2) width and height of the frame that all boxes of a film are in.
         annotated: boxes that readers drew, of the D findings.
         proposed: boxes of the model.
@@ -74,6 +67,7 @@ class Answered:
     probability: Floats
     hierarchy: Floats
     conditional: Floats
+    novelty: Floats
     frames: Floats
     annotated: Boxes
     proposed: Boxes
@@ -114,6 +108,7 @@ class Answered:
             probability=self.probability[films],
             hierarchy=self.hierarchy[films],
             conditional=self.conditional[films],
+            novelty=self.novelty[films],
             frames=self.frames[films],
             annotated=own(self.annotated),
             proposed=own(self.proposed),
@@ -121,7 +116,9 @@ class Answered:
         )
 
 
-def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: int, progress: bool) -> Answered:
+def collect(
+    predictor: Answerer | Looker, manifest: Manifest, split: str, *, batch_size: int, progress: bool
+) -> Answered:
     """Read every film of a split and ask the model.
 
     Args:
@@ -145,21 +142,28 @@ def collect(predictor: Answerer, manifest: Manifest, split: str, *, batch_size: 
     rows: list[int] = []
     sizes: list[tuple[int, int]] = []
     answers: list[Answer] = []
-    unread: list[Unread] = []
+    novelty: list[float] = []
+    refused: dict[int, ImageError] = {}
     with tqdm(total=len(films), desc=f"evaluate {split}", unit="film", disable=None if progress else True) as bar:
-        for batch in _read(predictor.bundle, films, batch_size):
-            good = [(row, film) for row, film in batch if isinstance(film, Radiograph)]
-            unread += [_unread(films, row, film) for row, film in batch if isinstance(film, ImageError)]
+        for batch in read(predictor.bundle, films, batch_size):
+            good = {row: seen for row, seen in batch if isinstance(seen, Admitted)}
+            refused |= {row: error for row, error in batch if isinstance(error, ImageError)}
             if good:
-                answers += predictor.answer([film for _, film in good])
-                rows += [row for row, _ in good]
-                sizes += [(film.width, film.height) for _, film in good]
+                said, unlike = ask(predictor, list(good.values()))
+                answers += said
+                novelty += unlike
+                rows += good
+                sizes += [(seen.film.width, seen.film.height) for seen in good.values()]
             bar.update(len(batch))
     if not rows:
-        first = unread[0]
+        first = next(iter(refused.values()))
         raise DataError(f"None of the {len(films)} films of split {split!r} can be judged; first: {first.message}")
-    read = replace(films, table=films.table.iloc[rows].reset_index(drop=True))
-    return _align(predictor.bundle, read, manifest, sizes, answers, tuple(unread))
+    answered = _align(predictor.bundle, _only(films, rows), manifest, sizes, answers)
+    return replace(answered, novelty=np.array(novelty, np.float64), unread=_unread(predictor.bundle, films, refused))
+
+
+def _only(films: Manifest, rows: Sequence[int]) -> Manifest:
+    return replace(films, table=films.table.iloc[list(rows)].reset_index(drop=True))
 
 
 def _places(kept: NDArray[np.intp], size: int) -> NDArray[np.intp]:
@@ -169,31 +173,19 @@ def _places(kept: NDArray[np.intp], size: int) -> NDArray[np.intp]:
     return place
 
 
-def _read(bundle: Bundle, films: Manifest, batch_size: int) -> Iterator[list[tuple[int, Radiograph | ImageError]]]:
-    """Batches in order, each being decoded while the one before it is looked at."""
-
-    def one(row: int) -> tuple[int, Radiograph | ImageError]:
-        try:
-            film = read_image(films.path(row))
-            try:
-                admit(bundle, *to_input(film.pixels, bundle.image_size))
-            except ImageError as error:
-                raise named(films.path(row), error) from error
-            return row, film
-        except ImageError as error:
-            return row, error
-
-    with ThreadPoolExecutor(READERS) as pool:
-        ahead = [pool.submit(one, row) for row in range(min(batch_size, len(films)))]
-        for start in range(0, len(films), batch_size):
-            batch = [task.result() for task in ahead]
-            following = range(start + batch_size, min(start + 2 * batch_size, len(films)))
-            ahead = [pool.submit(one, row) for row in following]
-            yield batch
-
-
-def _unread(films: Manifest, row: int, error: ImageError) -> Unread:
-    return Unread(str(films.table["image_id"].iat[row]), error.code, error.message)
+def _unread(bundle: Bundle, films: Manifest, refused: Mapping[int, ImageError]) -> tuple[Unread, ...]:
+    if not refused:
+        return ()
+    stated = stated_presence(bundle, _only(films, list(refused))) == 1
+    return tuple(
+        Unread(
+            str(films.table["image_id"].iat[row]),
+            error.code,
+            error.message,
+            tuple(name for name, present in zip(bundle.ontology.names, shown, strict=True) if present),
+        )
+        for (row, error), shown in zip(refused.items(), stated, strict=True)
+    )
 
 
 def _align(
@@ -202,7 +194,6 @@ def _align(
     whole: Manifest,
     sizes: Sequence[tuple[int, int]],
     answers: Sequence[Answer],
-    unread: tuple[Unread, ...],
 ) -> Answered:
     """Put labels and boxes of the manifest beside the answers, in the model's findings and the manifest's frames."""
     stated, frames = read.frames, np.array(sizes, np.float64)
@@ -224,7 +215,8 @@ def _align(
         asked=askable(presence[:, columns], annotated, read.boxed_exhaustively(bundle.located)),
         box_sizes=box_sizes,
         box_sizes_from=source,
-        unread=unread,
+        novelty=np.full(len(read), np.nan),
+        unread=(),
     )
 
 

@@ -13,7 +13,8 @@ from cxr_mtl.data.leaks import check_seen, seen_films
 from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.errors import DataError
-from cxr_mtl.evaluate.collect import Answerer, collect
+from cxr_mtl.evaluate.ask import Answerer
+from cxr_mtl.evaluate.collect import collect
 from cxr_mtl.evaluate.paired import Side, comparisons, measure_pair, same_films
 from cxr_mtl.evaluate.results import Row
 from cxr_mtl.evaluate.run import learned_from
@@ -116,7 +117,7 @@ def comparison_lines(result: Mapping[str, Any]) -> list[str]:
     }
     lines += [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
     if unread := {film["image_id"] for letter in "ab" for film in result[letter]["unread"]}:
-        lines.append(f"{len(unread)} films were not read by one of them or by both; {COMPARISON} names them.")
+        lines.append(f"{len(unread)} films were not answered by one of them or by both; {COMPARISON} names them.")
     if differing := result["labels_read_differently"]:
         lines.append(f"{differing} labels that the two bundles read differently were left out.")
     return lines

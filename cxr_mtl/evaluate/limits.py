@@ -31,6 +31,10 @@ def limits(results: Mapping[str, Any], bundle: Bundle) -> list[str]:
         )
     if few := list(found["few"]):
         lines.append(f"Too few films show {_and(few)} for a part in the mean; their intervals may be far too narrow.")
+    if unread := results["data"]["unread"]:
+        counts = results["data"]["refused_positives"]
+        shown = _and([f"{count} show {name}" for name, count in counts.items()]) if counts else "none shows a finding"
+        lines.append(f"{len(unread)} films were refused; of them {shown}. Sensitivity holds for films that pass.")
     if unmeasured := len(found["skipped"]) + len(found["not_trained"]):
         lines.append(
             f"{unmeasured} findings are in none of the numbers; below the table of findings stands which, and why."

@@ -21,10 +21,11 @@ from cxr_mtl.data.manifest import Manifest
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.data.split import shared_patients, split_hash
 from cxr_mtl.data.split_file import COLUMNS, read_split
+from cxr_mtl.evaluate.ask import Answerer
 from cxr_mtl.evaluate.boxes import boxes
 from cxr_mtl.evaluate.chart import Chart
 from cxr_mtl.evaluate.charts import draw_all
-from cxr_mtl.evaluate.collect import Answered, Answerer, collect, label_policy
+from cxr_mtl.evaluate.collect import Answered, collect, label_policy
 from cxr_mtl.evaluate.films import choose, show
 from cxr_mtl.evaluate.groups import subgroups
 from cxr_mtl.evaluate.plots import save_figures
@@ -33,6 +34,7 @@ from cxr_mtl.evaluate.results import Row, classification, hierarchy
 from cxr_mtl.evaluate.studies import study
 from cxr_mtl.evaluate.together import cooccurrence
 from cxr_mtl.metrics.intervals import Resamples, patient_resamples
+from cxr_mtl.predict.admit import novelty_limit
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import DISCLAIMER, RESULTS_SCHEMA
 
@@ -171,6 +173,8 @@ def _subject(
             "split_sha256": split_hash(manifest),
             "unread": [film.to_dict() for film in answered.unread],
             "refused": dict(sorted(Counter(film.code for film in answered.unread).items())),
+            "refused_positives": _refused_positives(bundle, answered),
+            "warned": _warned(bundle, answered),
             "patients_also_in_other_splits": len(set(manifest.patient_ids[other])),
             "films_the_bundle_learned_from": len(seen_films(trained, read, split)),
             "bundle_films": _by_split(trained),
@@ -178,6 +182,20 @@ def _subject(
             "blank_labels": {"read_as": policy.model_dump()["blank"], "in_datasets": sorted(own)},
         },
     }
+
+
+def _refused_positives(bundle: Bundle, answered: Answered) -> dict[str, int]:
+    """Of each finding, how many of the films that were not answered are stated to show it."""
+    counts = Counter(name for film in answered.unread for name in film.present)
+    own = [f.name for f in bundle.ontology.findings if not f.group and f.name != bundle.ontology.normal]
+    return {name: counts[name] for name in own if counts[name]}
+
+
+def _warned(bundle: Bundle, answered: Answered) -> int | None:
+    """Films that were answered with a warning, as unlike those learned from; None where nobody looked."""
+    if np.isnan(answered.novelty).all():
+        return None
+    return int((answered.novelty > novelty_limit(bundle)).sum())
 
 
 def learned_from(bundle: Bundle) -> pd.DataFrame:
@@ -210,6 +228,7 @@ def _save_predictions(bundle: Bundle, answered: Answered, path: Path) -> None:
         "conditional": answered.conditional,
     }.items():
         columns |= {f"{kind}:{name}": values[:, c] for c, name in enumerate(bundle.ontology.names)}
+    columns["novelty"] = answered.novelty
     columns["boxes"] = pa.array(_boxes_by_film(bundle.located, answered), _BOXES)
     pq.write_table(pa.table(columns), path, compression="zstd")
 

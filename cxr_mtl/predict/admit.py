@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,11 @@ from cxr_mtl.data.gate.gate import Gate
 from cxr_mtl.data.gate.thumbs import Floats, Glimpses, cut_out, glimpse
 from cxr_mtl.data.gate.usual import WARN_ABOVE
 from cxr_mtl.data.geometry import Letterbox
+from cxr_mtl.data.read import named
 from cxr_mtl.data.refuse import refuse
+from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
+from cxr_mtl.types import Radiograph
 
 # Bits a pixel. Films have more than twice as many; writing, masks and drawings have few greys.
 MIN_BITS = 2.5
@@ -54,6 +58,32 @@ class Novelty:
         return (f"unlike the films that this model learned from: {usual}",)
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A film that may be judged, as the model sees it.
+
+    Attributes:
+        film: as it was read.
+        square: (S, S) the model's input.
+        box: where the film lies in it.
+        looks: (LOOKS,) for ``novelties``; None where the bundle has no gate.
+    """
+
+    film: Radiograph
+    square: NDArray[np.uint8]
+    box: Letterbox
+    looks: Floats | None
+
+
+def admit_film(bundle: Bundle, film: Radiograph, source: Path | bytes) -> Admitted:
+    """Make a film the model's input and look at it, see ``admit``; a refusal begins with the name of ``source``."""
+    square, box = to_input(film.pixels, bundle.image_size)
+    try:
+        return Admitted(film, square, box, admit(bundle, square, box))
+    except ImageError as error:
+        raise named(source, error) from error
+
+
 def admit(bundle: Bundle, square: NDArray[np.uint8], box: Letterbox) -> Floats | None:
     """Look at a film before the model does.
 
@@ -78,19 +108,27 @@ def admit(bundle: Bundle, square: NDArray[np.uint8], box: Letterbox) -> Floats |
 
 
 def novelties(bundle: Bundle, looks: Sequence[Floats | None], features: Floats) -> list[Novelty | None]:
-    """Of films that were admitted, after the model saw them; None without a gate.
+    """Of films, after the model saw them; None without a gate, or for one that was not admitted by it.
 
     Args:
         bundle: whose gate is asked.
         looks: B, as ``admit`` gave them.
         features: (B, F) of the encoder, pooled.
     """
-    known = [seen for seen in looks if seen is not None]
+    known = [i for i, seen in enumerate(looks) if seen is not None]
+    found: list[Novelty | None] = [None] * len(looks)
     if bundle.gate is None or not known:
-        return [None] * len(looks)
-    usual = bundle.gate.usual
-    scores = usual.novelty(np.stack(known), features).tolist()
-    return [Novelty(round(s, DIGITS), usual.percentile(s), round(usual.limit, DIGITS)) for s in scores]
+        return found
+    usual, limit = bundle.gate.usual, novelty_limit(bundle)
+    scores = usual.novelty(np.stack([seen for seen in looks if seen is not None]), features[known])
+    for i, score in zip(known, scores.tolist(), strict=True):
+        found[i] = Novelty(round(score, DIGITS), usual.percentile(score), limit)
+    return found
+
+
+def novelty_limit(bundle: Bundle) -> float:
+    """Novelty above which a film is warned of; nan without a gate."""
+    return round(bundle.gate.usual.limit, DIGITS) if bundle.gate else float("nan")
 
 
 def check_greys(film: NDArray[np.uint8]) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from cxr_mtl.bundle import Bundle, load_bundle
 from cxr_mtl.data.geometry import Letterbox
-from cxr_mtl.data.read import named, read_frontal
+from cxr_mtl.data.read import read_frontal
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
 from cxr_mtl.model.multitask import judge, pooled
 from cxr_mtl.model.weak import weak_boxes
-from cxr_mtl.predict.admit import admit, novelties
+from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.explain import explain
 from cxr_mtl.predict.heatmap import strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, findings_to_map, respond
@@ -49,22 +49,14 @@ class Looked:
         findings: (B, C) logits.
         hierarchy: (B, C) logits of the tree's nodes.
         features: (B, F) of the encoder, pooled.
+        novelty: (B,) how unlike each is to the films learned from; nan without a gate, or for a film not admitted.
     """
 
     answers: list[Answer]
     findings: FloatTable
     hierarchy: FloatTable
     features: FloatTable
-
-
-@dataclass(frozen=True, slots=True)
-class _Admitted:
-    """A film that may be judged, as the model sees it."""
-
-    film: Radiograph
-    square: NDArray[np.uint8]
-    box: Letterbox
-    looks: FloatTable | None
+    novelty: FloatTable
 
 
 class LocalPredictor:
@@ -103,11 +95,11 @@ class LocalPredictor:
     def predict_each(self, requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
         """The same with options for each film, as a server's batch brings them."""
         results: list[Prediction | ImageError | None] = [None] * len(requests)
-        films: dict[int, _Admitted] = {}
+        films: dict[int, Admitted] = {}
         for i, (source, options) in enumerate(requests):
             try:
                 check_options(self.bundle, options)
-                films[i] = self._admit(source)
+                films[i] = admit_film(self.bundle, read_frontal(source), source)
             except ImageError as error:
                 results[i] = error
         if films:
@@ -123,23 +115,18 @@ class LocalPredictor:
         return [r for r in results if r is not None]
 
     def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
-        """All numbers for films already read; evaluation's door."""
+        """All numbers for films already read."""
         return self.look(films).answers
 
-    def look(self, films: Sequence[Radiograph]) -> Looked:
-        """The same with the logits that they come from; calibration's door."""
-        inputs = [to_input(film.pixels, self.bundle.image_size) for film in films]
-        outputs = self._forward([square for square, _ in inputs])
-        answers = self._answers(outputs, [box for _, box in inputs])
-        return Looked(answers, _numpy(outputs.findings), _numpy(outputs.hierarchy), _numpy(pooled(outputs)))
-
-    def _admit(self, source: Path | bytes) -> _Admitted:
-        film = read_frontal(source)
-        square, box = to_input(film.pixels, self.bundle.image_size)
-        try:
-            return _Admitted(film, square, box, admit(self.bundle, square, box))
-        except ImageError as error:
-            raise named(source, error) from error
+    def look(self, films: Sequence[Radiograph | Admitted]) -> Looked:
+        """The same with the logits that they come from; the door of evaluation and calibration."""
+        size = self.bundle.image_size
+        seen = [f if isinstance(f, Admitted) else Admitted(f, *to_input(f.pixels, size), None) for f in films]
+        outputs = self._forward([film.square for film in seen])
+        answers, features = self._answers(outputs, [film.box for film in seen]), _numpy(pooled(outputs))
+        unlike = novelties(self.bundle, [film.looks for film in seen], features)
+        scores = np.array([film.score if film else np.nan for film in unlike])
+        return Looked(answers, _numpy(outputs.findings), _numpy(outputs.hierarchy), features, scores)
 
     @torch.no_grad()
     def _forward(self, squares: Sequence[NDArray[np.uint8]]) -> Outputs:
@@ -192,7 +179,7 @@ class LocalPredictor:
         ]
 
     def _heatmaps(
-        self, film: _Admitted, maps: Sequence[Tensor], answer: Answer, prediction: Prediction, options: Options
+        self, film: Admitted, maps: Sequence[Tensor], answer: Answer, prediction: Prediction, options: Options
     ) -> tuple[Heatmap, ...]:
         bundle, heatmaps = self.bundle, []
         network, thresholds = bundle.description.model, bundle.operating_points[options.operating_point]

@@ -43,6 +43,7 @@ def answered(manifest, presence, probability):
         probability=probability,
         hierarchy=probability,
         conditional=probability,
+        novelty=np.full(count, np.nan),
         frames=frames,
         annotated=annotated,
         proposed=proposed,

@@ -202,6 +202,12 @@ def test_a_film_that_cannot_be_read_is_named(drawn, predictor, tmp_path):
     assert film["code"]
     assert film["image_id"] in (tmp_path / "out" / "report.html").read_text()
     assert results["data"]["refused"] == {film["code"]: 1}
+    own = {f.name for f in predictor.bundle.ontology.findings if not f.group} - {"No Finding"}
+    shown = {name: 1 for name, value in broken.record(3).labels.items() if value == 1 and name in own}
+    assert results["data"]["refused_positives"] == shown
+    assert results["data"]["warned"] is None, "this predictor does not say how unlike a film is"
+    words = " and ".join(f"1 show {name}" for name in results["data"]["refused_positives"]) or "none shows a finding"
+    assert f"1 films were refused; of them {words}." in (tmp_path / "out" / "report.html").read_text()
     assert f"1 films were not answered ({film['code']} 1)" in headline(results)[-1]
     assert film["image_id"] not in set(pd.read_parquet(tmp_path / "out" / "predictions.parquet")["image_id"])
 

@@ -10,9 +10,11 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from numpy.typing import NDArray
@@ -24,15 +26,20 @@ from cxr_mtl.data.gate.fit import fit_gate
 from cxr_mtl.data.gate.negatives import make_negatives
 from cxr_mtl.data.gate.thumbs import glimpse
 from cxr_mtl.data.gate.usual import fit_usual
+from cxr_mtl.data.manifest import make_manifest
+from cxr_mtl.data.manifest_file import save_manifest
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.synthetic import draw_film, plan_films
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import CheckpointError, ImageError
+from cxr_mtl.evaluate import run
+from cxr_mtl.ontology import load_ontology
 from cxr_mtl.package.mar import build_archive
+from cxr_mtl.predict import admit
 from cxr_mtl.predict.command import predict_files
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.request import answer_requests
-from cxr_mtl.types import Prediction
+from cxr_mtl.types import Prediction, Record
 
 SIDE = 128
 Grey = NDArray[np.uint8]
@@ -148,6 +155,36 @@ def test_an_unlike_film_is_answered_with_a_warning_and_a_score(predictor: LocalP
     assert score > limit
     assert f"score {score:.1f}, 99 % of validation films are below {limit:.1f}" in warning
     assert unlike.image["novelty"]["percentile"] == 100
+
+
+def test_evaluation_hears_of_the_same_novelty(
+    gated: Path, predictor: LocalPredictor, chests: list[Grey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    noisy = (chests[3] * 0.8 + rng.normal(0, 18, chests[3].shape)).clip(0, 255).astype(np.uint8)
+    films = {"a": chests[4], "b": noisy, "c": np.rot90(chests[5], 2), "d": chests[6]}
+    for name, film in films.items():
+        (tmp_path / f"{name}.png").write_bytes(png(film))
+    records = [
+        Record(f"{n}.png", n, n, n, "nih", split="test", width=SIDE, height=SIDE, labels={"Mass": 1.0, "Edema": -1.0})
+        for n in films
+    ]
+    save_manifest(make_manifest(records, tmp_path, load_ontology("nih14"), {}), tmp_path / "m.parquet")
+    monkeypatch.setattr(run, "_draw", lambda *_: {"roc": {}, "reliability": {}, "boxes": {}})
+    shutil.copytree(gated, tmp_path / "bundle")
+    resized = mock.Mock(side_effect=to_input)
+    monkeypatch.setattr(admit, "to_input", resized)
+    options: dict[str, Any] = {"resamples": 10, "progress": False, "films": False}
+    results = run.evaluate(tmp_path / "bundle", tmp_path / "m.parquet", "test", tmp_path / "out", **options)
+    assert resized.call_count == len(films), "each once"
+    assert results["data"]["warned"] == 1
+    assert results["data"]["refused_positives"] == {"Mass": 1}
+    written = pd.read_parquet(tmp_path / "out" / "predictions.parquet").set_index("image_id")["novelty"]
+    for name, answer in zip("abd", predictor.predict([tmp_path / f"{n}.png" for n in "abd"]), strict=True):
+        assert written[name] == pytest.approx(answer.image["novelty"]["score"], abs=0.01)  # type: ignore[union-attr]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 are unlike the films that the model learned from" in page
+    assert "1 films were refused; of them 1 show Mass. Sensitivity" in page
 
 
 def test_the_server_answers_with_422(predictor: LocalPredictor, chests: list[Grey]) -> None:
