@@ -42,6 +42,10 @@ def test_bare_name_finds_the_projects_own() -> None:
             "pretrain.crops.small_area=[0.5, 0.1]",
             "must rise from more than 0 (got 0.5, 0.1)",
         ),
+        (
+            "pretrain.teacher_temperature=0.1",
+            "pretrain: teacher_temperature must be below student_temperature, 0.1: the teacher is the surer (got 0.1)",
+        ),
         ("pretrain.crop.small=2", "pretrain.crop: no such setting. Did you mean 'crops'?"),
     ],
 )

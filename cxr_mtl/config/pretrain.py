@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cxr_mtl.config.section import NotNegative, Positive, Range, Section, Share
 
@@ -73,3 +73,12 @@ class PretrainConfig(Section):
     """What the teacher's output must say of a crop, as a share of the most that it could say."""
     min_rank: NotNegative = 2.0
     """Least effective rank of the teacher's features: in how many directions they differ."""
+
+    @model_validator(mode="after")
+    def _teacher_is_surer(self) -> PretrainConfig:
+        if self.teacher_temperature >= self.student_temperature:
+            raise ValueError(
+                f"teacher_temperature must be below student_temperature, {self.student_temperature:g}: the teacher is "
+                f"the surer (got {self.teacher_temperature:g})"
+            )
+        return self

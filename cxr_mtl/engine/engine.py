@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cxr_mtl.config import TrainConfig
 from cxr_mtl.engine.checkpoint import PART, publish
-from cxr_mtl.engine.distributed import device, gather, share_statistics, together
+from cxr_mtl.engine.distributed import device, gather, largest, share_statistics, together
 from cxr_mtl.engine.optimize import channels_last, make_groups, prepare
 from cxr_mtl.engine.settings import deepspeed_settings
 from cxr_mtl.errors import CheckpointError, EngineError
@@ -100,7 +100,11 @@ class Engine:
         return float(self._engine.get_lr()[0])
 
     def __call__(self, *args: Any) -> Any:
-        return self._engine(*(channels_last(a) if self._channels_last else a for a in args))
+        return self._engine(*map(self.arrange, args))
+
+    def arrange(self, value: Any) -> Any:
+        """What a network is given, in the order of memory that the run file asks for (``train.channels_last``)."""
+        return channels_last(value) if self._channels_last else value
 
     def backward_and_step(self, loss: Tensor) -> bool:
         """Accumulate a loss; True where this completed an optimizer step."""
@@ -221,6 +225,23 @@ class Engine:
     def _raise_problem(self) -> None:
         if self._problem:
             raise OSError(self._problem)
+
+
+def check_finite(what: str, tensors: Iterable[Tensor], step: int) -> None:
+    """Before something is judged or saved: all of it are numbers, on every rank.
+
+    Args:
+        what: names one of the numbers, to begin a sentence with.
+        tensors: of one device; whole numbers, such as counts, are passed over.
+        step: optimizer steps taken.
+
+    Raises:
+        EngineError: on every rank, where one of them has what is no number.
+    """
+    # All at once: a network has hundreds of small tensors, and each answer makes a GPU wait.
+    norms = torch._foreach_norm([value for value in tensors if value.is_floating_point()])
+    if largest(int(not torch.stack(norms).isfinite().all())):
+        raise EngineError(f"{what} is no longer a number (step {step}).", hint=DIVERGED).on_all_ranks()
 
 
 def _make_empty(folder: Path) -> None:

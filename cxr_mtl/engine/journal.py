@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_mtl.errors import EngineError
+
+logger = logging.getLogger("cxr_mtl.engine")
 
 
 class Journal:
@@ -28,14 +31,14 @@ class Journal:
             self.path.write_text("")
 
     def resume(self, epochs: int, steps: int) -> list[dict[str, Any]]:
-        """Forget what came after a checkpoint; gives what stays.
+        """Forget what came after a checkpoint; gives what stays. Where there is none, a new one begins.
 
         Args:
             epochs: that the checkpoint has finished.
             steps: optimizer steps that it has taken.
         """
         kept: list[dict[str, Any]] = []
-        for line in self.path.read_text().splitlines():
+        for line in self._lines():
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -44,8 +47,11 @@ class Journal:
                 kept.append(entry)
         part = self.path.with_suffix(".part")
         with self._disk():
-            part.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept))
-            part.replace(self.path)
+            try:
+                part.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept))
+                part.replace(self.path)
+            finally:
+                part.unlink(missing_ok=True)  # half of one, where the disk is full
         return kept
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -56,6 +62,16 @@ class Journal:
         """
         with self._disk(), self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+    def _lines(self) -> list[str]:
+        try:
+            return self.path.read_text().splitlines()
+        except FileNotFoundError:
+            logger.warning("%s is gone; a new one begins with the next step.", self.path)
+            return []
+        except (OSError, ValueError) as error:
+            what = f"{self.path} cannot be read: {getattr(error, 'strerror', None) or error}."
+            raise EngineError(what, hint="Mend or remove it, and go on with --resume.") from None
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

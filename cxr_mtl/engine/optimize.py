@@ -65,9 +65,11 @@ def prepare(model: nn.Module, config: TrainConfig) -> None:
 def channels_last(value: Any) -> Any:
     """Films with the numbers of a pixel beside each other, an order that the layers after them keep; else the same.
 
-    With one channel both orders are the same in memory, so torch takes such a tensor for one of the usual order unless
-    it was made in the other.
+    Of a list each is laid so. With one channel both orders are the same in memory, so torch takes such a tensor for one
+    of the usual order unless it was made in the other.
     """
+    if isinstance(value, list | tuple):
+        return [channels_last(each) for each in value]
     if not isinstance(value, Tensor) or value.ndim != 4:
         return value
     return torch.empty_like(value, memory_format=torch.channels_last).copy_(value)

@@ -26,7 +26,7 @@ from cxr_mtl.config import PretrainConfig, RunConfig
 from cxr_mtl.data.chance import seed_of
 from cxr_mtl.data.loader import Examples, prefetch, share_out, train_batches
 from cxr_mtl.engine.distributed import device, gather, mean_over_ranks, ranks, together
-from cxr_mtl.engine.engine import DIVERGED, Engine
+from cxr_mtl.engine.engine import DIVERGED, Engine, check_finite
 from cxr_mtl.engine.journal import Journal, stated
 from cxr_mtl.engine.keeper import Keeper
 from cxr_mtl.engine.schedule import warm_cosine
@@ -161,12 +161,14 @@ class Run:
                 bar.update()
                 self._note("step", epoch + 1, step=step, lr=engine.lr, **figures)
                 if engine.steps == step and self.keeper.due():
+                    self._check_weights()
                     self._save(epoch, number + 1)
                     self.keeper.leave_if_asked()
 
     def keep(self, epoch: int) -> None:
         """Stop where the teacher has collapsed; otherwise write its encoder and a checkpoint."""
         epochs = epoch + 1
+        self._check_weights()
         self.information, self.agreement = np.mean(self.said, axis=0).tolist()
         self.said.clear()
         rank = self.look(epochs)
@@ -203,6 +205,12 @@ class Run:
         self._note("epoch", epochs, **figures)
         return float(rank)
 
+    def _check_weights(self) -> None:
+        """Before the teacher is looked at or saved: a step after a good loss can spoil both networks."""
+        with self.engine.whole_weights() as student:
+            state = [*student.values(), *self.teacher.state_dict().values(), self.loss.center]
+            check_finite("A weight", state, self.engine.steps)
+
     def _save(self, epochs: int, batches: int) -> None:
         said = torch.tensor(self.said, dtype=torch.float64).reshape(-1, 2)
 
@@ -231,7 +239,7 @@ class Run:
         crops = [normalise(torch.cat(same)) for same in (large, small) if same]
         self.teacher.train()
         with torch.no_grad(), self._autocast():
-            _, taught = self.teacher(crops[:1])
+            _, taught = self.teacher(self.engine.arrange(crops[:1]))
         features, said = self.engine(crops)
         p = torch.softmax((taught - self.loss.center[0]) / self.settings.teacher_temperature, 1)
         loss = self.loss(list(taught.chunk(len(large))), list(said.chunk(len(large) + len(small))))
@@ -257,9 +265,11 @@ class Run:
     def _features_of(self, films: Examples) -> Floats:
         def features(images: Tensor) -> Tensor:
             with self._autocast():
-                return self.teacher.features(normalise(images.to(device())))
+                return self.teacher.features(self.engine.arrange(normalise(images.to(device()))))
 
-        return look(features, films, rank=self.rank, world=self.world)
+        found = look(features, films, rank=self.rank, world=self.world)
+        check_finite("A feature of the teacher", [torch.from_numpy(found)], self.engine.steps)
+        return found
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.config.train.precision]

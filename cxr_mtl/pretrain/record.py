@@ -35,5 +35,8 @@ def save_encoder(weights: dict[str, Tensor], model: ModelConfig, epochs: int, pa
         "epochs": str(epochs),
     }
     draft = path.with_suffix(".part")
-    save_file({name: value.contiguous().cpu() for name, value in weights.items()}, draft, about)
-    draft.replace(path)
+    try:
+        save_file({name: value.contiguous().cpu() for name, value in weights.items()}, draft, about)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # half of one, where the disk is full

@@ -37,10 +37,6 @@ class WeightMean:
         for name in self._copied:
             self.mean[name].copy_(weights[name])
 
-    def finite(self) -> bool:
-        """Whether all of it are numbers."""
-        return bool(torch.stack(torch._foreach_norm(self._means)).isfinite().all())
-
     def load(self, mean: Mapping[str, Tensor]) -> None:
         """Go on from a saved mean."""
         for name, value in mean.items():

@@ -28,12 +28,11 @@ from cxr_mtl.data.chance import seed_of
 from cxr_mtl.data.loader import prefetch, share_out, train_batches
 from cxr_mtl.data.split_file import split_text
 from cxr_mtl.engine.distributed import device, ranks, together
-from cxr_mtl.engine.engine import DIVERGED, Engine
+from cxr_mtl.engine.engine import Engine, check_finite
 from cxr_mtl.engine.keeper import Keeper
 from cxr_mtl.engine.progress import MAY_DIFFER
 from cxr_mtl.engine.schedule import warm_cosine
 from cxr_mtl.engine.settings import deepspeed_settings
-from cxr_mtl.errors import EngineError
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.train.ema import WeightMean
 from cxr_mtl.train.fit import Doorkeeper, Scores, describe, fit_doorkeeper, gate_files, provenance, score
@@ -210,9 +209,7 @@ class Run:
         self.meter.look()
         if not self.config.train.ema:
             self._follow()
-        if not self.mean.finite():
-            what = f"A weight is no longer a number (step {self.engine.steps})."
-            raise EngineError(what, hint=DIVERGED).on_all_ranks()
+        check_finite("A weight", self.mean.mean.values(), self.engine.steps)
 
     def _save(self, epochs: int, batches: int) -> None:
         def add_ours(checkpoint: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cxr_mtl.config import ModelConfig, PretrainConfig
@@ -49,6 +50,17 @@ def test_crops_of_two_sizes_go_through_and_the_encoder_is_handed_over_whole(mode
         assert file.metadata()["encoder"] == model.encoder
         assert str(tmp_path) not in str(file.metadata())
     assert [p.name for p in tmp_path.iterdir()] == ["encoder.safetensors"]
+
+
+def test_a_full_disk_leaves_no_half_of_an_encoder(pair: tuple[Projector, Projector], tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            save_encoder(pair[1].encoder.net.state_dict(), CONVNEXT, 3, tmp_path / "encoder.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pair_starts_alike_and_only_the_student_learns(pair: tuple[Projector, Projector]) -> None:

@@ -72,6 +72,8 @@ def test_channels_last_reaches_every_convolution(encoder: str, before: int | Non
     assert before is None or counts[0][0] == before
     assert counts[1][0] == counts[1][1]
     assert torch.equal(channels_last(images), images)
+    (crops,) = channels_last([images])
+    assert (crops.stride(1), images.stride(1)) == (1, 64 * 64)
 
 
 def count_last(model: MultiTaskModel, images: torch.Tensor) -> tuple[int, int]:
