@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from cxr_mtl.bundle import load_bundle
@@ -20,13 +20,17 @@ from cxr_mtl.model.multitask import make_model
 from cxr_mtl.ontology import load_ontology
 from cxr_mtl.paths import configs_dir
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.train.loop import Run
+from cxr_mtl.pretrain import loop as pretrain
+from cxr_mtl.train import loop as train
 from cxr_mtl.types import Prediction
 
 RUNS = sorted(path.stem for path in configs_dir().glob("*.yaml"))
+PRETRAINING = [name for name in RUNS if load_config(name).pretrain]
 # One run file for each family that the earlier projects name.
 FAMILIES = ["nih14_convnext", "six_swin", "lung10_nih", "six_resnet18", "six_mobilenetv2", "six_chexpert"]
 FILMS = 72
+# At its own rate and warm-up a first step of the deepest layers is less than float32 can add to 1 (layer decay).
+QUICK = ["train.lr=1e-3", "train.warmup_epochs=0"]
 
 
 def ontology_of(config: RunConfig) -> str:
@@ -70,30 +74,54 @@ def settings(name: str, films: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in PRETRAINING])
 def test_it_learns_a_step(name: str, films: Path, tmp_path: Path) -> None:
-    # At its own rate and warm-up a first step of the deepest layers is less than float32 can add to 1 (layer decay).
-    quick = ["train.lr=1e-3", "train.warmup_epochs=0"]
-    config = load_config(name, settings(name, films, tmp_path) + quick)
+    config = load_config(name, settings(name, films, tmp_path) + QUICK)
     with ranks() as (rank, world):
-        run = Run(config, rank, world)
-        run.batches = 2  # in a first step the branches of a ResNet, which begin at 0, get no gradient
-        run.begin()
-        before = snapshot(run)
-        run.learn(0, 0)
-        after = snapshot(run)
-    assert '"loss"' in (config.folder / "log.jsonl").read_text()  # a loss that is no number stops the run
-    # What weight decay leaves alone moves by its gradient or not at all.
-    moved = {key: not torch.equal(before[key], after[key]) for key in before}
-    still = [key for key in moved if key.startswith("encoder.") and not moved[key]]
-    assert len(still) < 0.05 * len(moved), still
+        run = train.Run(config, rank, world)
+        moved = learn(run, run.engine.module)
+    check_learned(config, moved)
     for head, weight in (("findings", config.loss.findings), ("hierarchy", config.loss.hierarchy)):
         assert moved[f"{head}.linear.bias"] == bool(weight)
     assert moved.get("boxes.logits.bias", False) == bool(config.loss.boxes)
 
 
-def snapshot(run: Run) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in run.engine.module.named_parameters() if p.ndim <= 1}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_its_student_learns_a_step_and_its_teacher_follows(name: str, films: Path, tmp_path: Path) -> None:
+    config = load_config(name, [*settings(name, films, tmp_path), *QUICK, "pretrain.crops.small_size=32"])
+    with ranks() as (rank, world):
+        run = pretrain.Run(config, rank, world)
+        taught = snapshot(run.teacher)
+        moved = learn(run, run.engine.module)
+        followed = changes(taught, run.teacher)
+    check_learned(config, moved)
+    assert sum(followed.values()) > 0.9 * sum(moved.values())
+    assert moved["head.layers.0.bias"]
+
+
+def learn(run: train.Run | pretrain.Run, network: nn.Module) -> dict[str, bool]:
+    """Begin a run and take two steps; gives which weights of the network they moved."""
+    run.batches = 2  # in a first step the branches of a ResNet, which begin at 0, get no gradient
+    run.begin()
+    before = snapshot(network)
+    run.learn(0, 0)
+    return changes(before, network)
+
+
+def check_learned(config: RunConfig, moved: dict[str, bool]) -> None:
+    assert '"loss"' in (config.folder / "log.jsonl").read_text()  # a loss that is no number stops the run
+    still = [key for key in moved if key.startswith("encoder.") and not moved[key]]
+    assert len(still) < 0.05 * len(moved), still
+
+
+def changes(before: dict[str, Tensor], network: nn.Module) -> dict[str, bool]:
+    return {name: not torch.equal(before[name], value) for name, value in snapshot(network).items()}
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    """What weight decay leaves alone: it moves by its gradient or not at all."""
+    return {name: p.detach().clone() for name, p in network.named_parameters() if p.ndim <= 1}
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from runs import ENVIRONMENT, finish, kill_before, latest, log, start, train, wait_for_step
+from runs import (
+    ALONE,
+    ENVIRONMENT,
+    TORCHRUN,
+    disturbed,
+    finish,
+    kill_before,
+    latest,
+    log,
+    start,
+    train,
+    wait_for_step,
+)
 from safetensors.numpy import load_file
 
 from cxr_mtl.bundle import load_bundle
+from cxr_mtl.config import load_config
 from cxr_mtl.data.manifest_file import load_manifest, save_manifest
 from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.split import split_by_patient
 from cxr_mtl.data.synthetic import write_study_set
+from cxr_mtl.engine.distributed import ranks
+from cxr_mtl.pretrain.loop import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -102,20 +118,71 @@ def test_train_starts_from_the_encoder(folder: Path, undisturbed: str) -> None:
         assert trained[f"encoder.net.{name}"].numpy() == pytest.approx(given, abs=1e-6)
 
 
-def test_killed_at_a_step_and_resumed_ends_where_the_undisturbed_run_ended(folder: Path, undisturbed: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "how"),
+    [(ALONE, {"zero_stage": 1}), (TORCHRUN, {"zero_stage": 2, "spread": 0.2})],
+    ids=["alone", "two-ranks-zero2"],
+)
+def test_killed_at_a_step_and_resumed_ends_where_the_undisturbed_run_ended(
+    folder: Path, launcher: tuple[str, ...], how: dict[str, float]
+) -> None:
     """Before a step of the second epoch; the newest checkpoint is two steps older than the log."""
-    file = str(run_file(folder, "killed", {"accumulate": 2, "checkpoint_steps": 3}))
-    kill_before(12, folder, "-c", file, verb="pretrain")
-    assert latest(folder, "killed") == "epoch0002step000009"
-    assert log(folder, "killed")[-1]["step"] == 11
-    other = command("pretrain", "-c", file, "--resume", "-s", "pretrain.prototypes=16")
-    assert other.returncode == 2
-    assert "was pretrained with pretrain.prototypes=32, this run has 16" in other.stderr
-    assert "was written by `cxr-mtl pretrain`" in command("train", "-c", file, "--resume").stderr
-    train("-c", file, "--resume", verb="pretrain")
-    assert log(folder, "killed") == log(folder, undisturbed)
-    mine, theirs = (load_file(folder / "runs" / n / "encoder.safetensors") for n in ("killed", undisturbed))
+    stage, more = {"accumulate": 2, "zero_stage": how["zero_stage"]}, {"spread": how.get("spread", 0.0)}
+    quiet, killed = (f"{name}{how['zero_stage']}" for name in ("quiet", "killed"))
+    train("-c", str(run_file(folder, quiet, {**stage}, **more)), verb="pretrain", launcher=launcher)
+    file = str(run_file(folder, killed, {**stage, "checkpoint_steps": 3}, **more))
+    kill_before(12, folder, "-c", file, verb="pretrain", launcher=launcher)
+    assert latest(folder, killed) == "epoch0002step000009"
+    assert log(folder, killed)[-1]["step"] == 11
+    train("-c", file, "--resume", verb="pretrain", launcher=launcher)
+    assert log(folder, killed) == log(folder, quiet)
+    mine, theirs = (load_file(folder / "runs" / name / "encoder.safetensors") for name in (killed, quiet))
     assert all((mine[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "step", "every"),
+    [(TORCHRUN, 3, 1), (ALONE, 16, None)],
+    ids=["two-ranks-within-an-epoch", "alone-last-step-of-an-epoch"],
+)
+def test_a_gradient_that_is_no_number_gets_into_no_checkpoint(
+    folder: Path, launcher: tuple[str, ...], step: int, every: int | None
+) -> None:
+    """The loss of that step is a number, and no other is computed before the checkpoint; eight steps an epoch.
+
+    At ZeRO stage 0: at the others DeepSpeed passes over such a step.
+    """
+    name, epochs = f"spoilt{step}", 1 + step // 16
+    file = str(run_file(folder, name, {"checkpoint_steps": every, "epochs": epochs, "zero_stage": 0}))
+    environment = ENVIRONMENT | {"NAN_AT": str(step)}
+    code, told = finish(start("-c", file, verb="pretrain", launcher=disturbed(launcher), environment=environment))
+    assert code == (1 if launcher is TORCHRUN else 2)
+    (line,) = told
+    assert line.startswith(f"EngineError: A weight is no longer a number (step {step}). A checkpoint,")
+    assert log(folder, name)[-1]["loss"] is not None
+    assert latest(folder, name) == ("epoch0001step000002" if every else "epoch0001")
+    teacher = load_file(folder / "runs" / name / "checkpoints" / latest(folder, name) / "teacher.safetensors")
+    assert all(np.isfinite(value).all() for value in teacher.values())
+    train("-c", file, "--resume", verb="pretrain", launcher=launcher)
+    assert log(folder, name)[-1]["epoch"] == epochs
+
+
+def test_channels_last_reaches_student_and_teacher(folder: Path) -> None:
+    """Also through the one channel of a film, of which torch cannot tell in which order it lies."""
+    found: dict[str, list[bool]] = {"student": [], "teacher": []}
+    with ranks() as (rank, world):
+        run = Run(load_config(run_file(folder, "last", {"channels_last": True})), rank, world)
+        for name, network in (("student", run.student), ("teacher", run.teacher)):
+            network.encoder.register_forward_pre_hook(
+                lambda _, films, name=name: found[name].append(films[0].stride(1) == 1)
+            )
+        run.batches = 1
+        run.begin()
+        looks = len(found["teacher"])
+        run.learn(0, 0)
+    assert found["student"] == [True, True]  # the large and the small crops
+    assert found["teacher"] == [True] * (looks + 1)
+    assert looks
 
 
 def test_sigterm_ends_it_in_a_line_and_with_a_checkpoint_to_go_on_from(folder: Path) -> None:
@@ -148,7 +215,9 @@ def test_two_ranks_have_one_teacher(folder: Path) -> None:
 
 def test_collapse_stops_the_run_with_one_line(folder: Path) -> None:
     """A teacher so unsure that it says the same of every crop."""
-    file = run_file(folder, "collapsed", teacher_temperature=100, collapse_after=1, min_information=0.05)
+    file = run_file(
+        folder, "collapsed", teacher_temperature=100, student_temperature=101, collapse_after=1, min_information=0.05
+    )
     done = command("pretrain", "-c", str(file))
     assert done.returncode == 2
     assert (
@@ -164,6 +233,10 @@ def test_what_will_not_do_is_one_line(folder: Path, undisturbed: str) -> None:
     whole = command("pretrain", "-c", file, "-s", "name=z", "-s", "train.zero_stage=3", "-s", "train.ema=0")
     assert whole.returncode == 2
     assert "ZeRO stage 3 has none" in whole.stderr
+    other = command("pretrain", "-c", file, "--resume", "-s", "pretrain.prototypes=16")
+    assert other.returncode == 2
+    assert "was pretrained with pretrain.prototypes=32, this run has 16" in other.stderr
+    assert "was written by `cxr-mtl pretrain`" in command("train", "-c", file, "--resume").stderr
     assert "no checkpoint to resume" in command("pretrain", "-c", file, "-s", "name=none", "--resume").stderr
 
 
