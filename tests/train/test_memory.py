@@ -25,6 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting, and this is another C library")
 def test_a_block_that_comes_and_goes_faults_once() -> None:
     def faults(how: str) -> int:
