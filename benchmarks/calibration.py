@@ -1,6 +1,6 @@
 """Does calibration make probabilities truer on films that did not fit it?
 
-    python benchmarks/calibration.py --bundle runs/nih_convnext/best [--films ../shared/data] [--quick] [--json FILE]
+    python benchmarks/calibration.py --bundle runs/nih_convnext/best [...] [--films DIR] [--quick] [--json FILE]
 
 Three scenes, each judged on films that fitted nothing, differences paired by patient. At home: the bundle's own
 calibration, fitted on its validation films, against the sigmoid of the network's logits, on NIH's test films. A new
@@ -44,30 +44,23 @@ ROWS: list[dict[str, Any]] = []
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=Path, default=Path("../shared/data"), help="folder with nih/ and kermany/")
-    parser.add_argument("--bundle", type=Path, default=Path("runs/nih_convnext/best"), help="trained on NIH's films")
+    parser.add_argument(
+        "--bundle", type=Path, nargs="+", default=[Path("runs/nih_convnext/best")], help="trained on NIH's films"
+    )
     parser.add_argument("--quick", action="store_true", help="a fifth of the films")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    for needed, what in ((arguments.films / "nih", "films"), (arguments.bundle, "bundle")):
+    for needed, what in ((arguments.films / "nih", "films"), *((bundle, "bundle") for bundle in arguments.bundle)):
         if not needed.is_dir():
             print(f"calibration skipped: {needed} is not there. Name the {what} with --{what}.")
             sys.exit(0)
     step = 5 if arguments.quick else 1
     nih, _ = import_source("nih", arguments.films / "nih", ontology="thorax", seed=0)
     kermany, _ = import_source("kermany", arguments.films / "kermany", ontology="thorax", seed=0)
-    test = nih.where(split="test")
-    probability, logits = ask(arguments.bundle, some(test, step))
-    held = presence(arguments.bundle, some(test, step))
-    print(f"{'':<34}{'ECE before':>12}{'after':>8}{'difference':>30}{'Brier before':>14}{'after':>8}{'difference':>30}")
-    report("at home, NIH test", some(test, step), held, expit(logits), probability)
-    for name, films in (("a site like home, NIH", test), ("a site unlike home, Kermany", kermany)):
-        with tempfile.TemporaryDirectory() as scratch:
-            fit, judge = halves(some(films, step))
-            save_manifest(fit, Path(scratch) / "fit.parquet")
-            calibrate(arguments.bundle, Path(scratch) / "fit.parquet", "val", Path(scratch) / "new", progress=False)
-            before, _ = ask(arguments.bundle, judge)
-            after, _ = ask(Path(scratch) / "new", judge)
-            report(name, judge, presence(arguments.bundle, judge), before, after)
+    test = some(nih.where(split="test"), step)
+    print(f"{'':<44}{'ECE before':>12}{'after':>8}{'difference':>30}{'Brier before':>14}{'after':>8}{'difference':>30}")
+    for bundle in arguments.bundle:
+        three_scenes(bundle, test, some(kermany, step))
     if arguments.json:
         names = ("cxr-mtl", "torch", "timm", "scikit-learn")
         text = {
@@ -78,6 +71,20 @@ def main() -> None:
             "ratios": {},
         }
         arguments.json.write_text(json.dumps(text, indent=2) + "\n")
+
+
+def three_scenes(bundle: Path, test: Manifest, kermany: Manifest) -> None:
+    name = LocalPredictor(bundle).bundle.name
+    probability, logits = ask(bundle, test)
+    report(f"{name}, at home, NIH test", test, presence(bundle, test), expit(logits), probability)
+    for site, films in (("like home, NIH", test), ("unlike home, Kermany", kermany)):
+        with tempfile.TemporaryDirectory() as scratch:
+            fit, judge = halves(films)
+            save_manifest(fit, Path(scratch) / "fit.parquet")
+            calibrate(bundle, Path(scratch) / "fit.parquet", "val", Path(scratch) / "new", progress=False)
+            before, _ = ask(bundle, judge)
+            after, _ = ask(Path(scratch) / "new", judge)
+            report(f"{name}, a site {site}", judge, presence(bundle, judge), before, after)
 
 
 def some(films: Manifest, step: int) -> Manifest:
@@ -112,7 +119,7 @@ def report(scene: str, films: Manifest, held: Floats, before: Floats, after: Flo
     draws = patient_resamples(films.patient_ids, RESAMPLES, 0)
     columns = np.flatnonzero(enough(held, after))
     counted = [[count_finding(held[:, c], given[:, c], [], draws) for c in columns] for given in (before, after)]
-    line = f"{scene + f', {len(films)} films, {len(columns)} findings':<34}"
+    line = f"{scene + f', {len(films)} x {len(columns)}':<44}"
     for metric in ("ece", "brier"):
         old, new = (known_mean(np.stack([getattr(one, metric) for one in each], 1), axis=1) for each in counted)
         gap = estimate(new - old)
