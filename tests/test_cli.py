@@ -52,11 +52,11 @@ def test_every_command_explains_itself(command: str) -> None:
         (["data", "import", "nih", "no_such_folder", "--out", "m.parquet"], "no_such_folder"),
         (["data", "import", "nhi", ".", "--out", "m.parquet"], "nih"),
         (["data", "doctor", "no.parquet"], "no.parquet"),
-        (["evaluate", "no_bundle", "no.parquet"], "no.parquet"),
+        pytest.param(["evaluate", "no_bundle", "no.parquet"], "no.parquet", marks=pytest.mark.slow),
         pytest.param(["compare", "no_bundle", "no_other", "no.parquet"], "no.parquet", marks=pytest.mark.slow),
         pytest.param(["calibrate", "no_bundle", "no.parquet"], "no.parquet", marks=pytest.mark.slow),
-        (["predict", "no_bundle", "film.png"], "no_bundle is not a bundle"),
-        (["package", "no_bundle"], "no_bundle"),
+        pytest.param(["predict", "no_bundle", "film.png"], "no_bundle is not a bundle", marks=pytest.mark.slow),
+        pytest.param(["package", "no_bundle"], "no_bundle", marks=pytest.mark.slow),
         (["serve", "--model-store", "no_store"], "no_store"),
     ],
 )
@@ -68,7 +68,13 @@ def test_a_mistake_is_one_line(args: list[str], says: str, tmp_path: Path) -> No
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("args", [["data", "synth", "--n", "10", "--out", "taken"], ["quickstart", "--out", "taken"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["data", "synth", "--n", "10", "--out", "taken"],
+        pytest.param(["quickstart", "--out", "taken"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_where_a_folder_is_wanted_is_one_line(args: list[str], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     done = cxr(*args, cwd=tmp_path)
@@ -150,6 +156,7 @@ def test_predict_makes_no_heat_maps_that_nothing_shows(asked: dict[str, Any], tm
         predict_files("no_bundle", [tmp_path / "a.png"], tell=str, **asked)
 
 
+@pytest.mark.slow
 def test_predict_refuses_an_unknown_operating_point(tiny_bundle: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((80, 90), np.uint8)).save(tmp_path / "a.png")
     done = cxr("predict", tiny_bundle, tmp_path / "a.png", "--operating-point", "best")

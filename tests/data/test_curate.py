@@ -386,6 +386,7 @@ def test_lung10_of_all_of_nih(real_tables: Path) -> None:
     assert {name: counts[name] for name in NIH_BEFORE} == NIH_BEFORE
 
 
+@pytest.mark.slow
 def test_six_of_all_of_nih(real_tables: Path) -> None:
     manifest, report = curate(load_config("six_nih").data, real_tables, allow_missing_images=True)
     assert report.kept == 19556  # theirs, which six it does not say: 19,561

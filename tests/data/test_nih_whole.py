@@ -50,6 +50,7 @@ def whole() -> tuple[Manifest, ImportReport]:
     return import_source("nih", Path(package.origin).parent / "data", allow_missing_images=True)
 
 
+@pytest.mark.slow
 def test_all_of_nih(whole: tuple[Manifest, ImportReport]) -> None:
     manifest, report = whole
     assert (report.kept, report.patients, report.dropped) == (112120, 30805, {})

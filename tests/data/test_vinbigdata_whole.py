@@ -82,6 +82,7 @@ def test_the_whole_table_has_the_known_counts(readers: str) -> None:
     assert "films have 3 readers (15,000 films)" in " ".join(tally.notes)
 
 
+@pytest.mark.slow
 def test_no_box_of_the_whole_table_is_lost_without_a_line() -> None:
     for readers, outvoted in (("any", 0), ("majority", 6867)):
         found, tally = whole(readers)
