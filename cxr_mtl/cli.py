@@ -27,6 +27,10 @@ Settings = Annotated[
     typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override a setting: -s train.lr=3e-4."),
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle folder, such as runs/NAME/best.")]
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+Resamples = Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the resamples.")]
+AllowSeen = Annotated[bool, typer.Option(help="Test on patients a bundle learned from, too; it is reported.")]
 debug_wanted = False
 
 
@@ -127,13 +131,11 @@ def pretrain(
 def evaluate(
     bundle: BundleFolder,
     manifest: Manifest,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Split = "test",
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html, ...")] = Path("report"),
-    resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    allow_seen: Annotated[
-        bool, typer.Option(help="Test on patients the bundle learned from, too; it is reported.")
-    ] = False,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    allow_seen: AllowSeen = False,
     films: Annotated[
         bool, typer.Option("--films/--no-films", help="Show films in report.html; without, it names none.")
     ] = True,
@@ -154,13 +156,11 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Bundle folder.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another; every difference is A - B.")],
     manifest: Manifest,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Split = "test",
     out: Annotated[Path, typer.Option(help="Folder for comparison.json.")] = Path("comparison"),
-    resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients, the same for both.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    allow_seen: Annotated[
-        bool, typer.Option(help="Test on patients a bundle learned from, too; it is reported.")
-    ] = False,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    allow_seen: AllowSeen = False,
 ) -> None:
     """Measure two bundles on the same films: differences with paired 95 % intervals.
 
