@@ -233,14 +233,27 @@ def package(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option(help="Model store to write to.")] = Path("model_store"),
     name: Annotated[str, typer.Option(help="The model's name on the server.")] = "cxr_mtl",
+    version: Annotated[
+        str | None, typer.Option(help="Another than the bundle's; the file is then NAME-VERSION.mar.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What computes on a CPU: auto, eager (torch), openvino or openvino_bf16.")
+    ] = "auto",
+    films: Annotated[
+        Path | None, typer.Option(help="Manifest to prove the engine on; the run's own where it is still there.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of those films.")] = "val",
 ) -> None:
-    """Make the TorchServe archive (.mar) of a bundle.
+    """Make the TorchServe archive (.mar) of a bundle; it must first answer in a clean folder as the bundle does.
 
     Example: cxr-mtl package runs/nih_convnext/best --out model_store
     """
     from cxr_mtl.package.mar import build_archive
 
-    print(f"Archive: {build_archive(bundle, out, name=name)}. Next: cxr-mtl serve --model-store {out}")
+    archive = build_archive(
+        bundle, out, name=name, version=version, engine=engine, films=films, split=split, rehearsed=True, tell=print
+    )
+    print(f"Archive: {archive}. Next: cxr-mtl serve --model-store {out}")
 
 
 @app.command()

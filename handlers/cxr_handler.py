@@ -27,7 +27,8 @@ class CxrHandler:
         device = "cpu" if gpu is None else f"cuda:{gpu}"
         self.predictor = LocalPredictor(folder, device=device, threads=settings.get("threads"))
         bundle = self.predictor.bundle
-        _logger.info("%s %s on %s by %s", bundle.name, bundle.version, device, Path(cxr_mtl.__file__).parent)
+        where = Path(cxr_mtl.__file__).parent
+        _logger.info("%s %s on %s, %s, by %s", bundle.name, bundle.version, device, self.predictor.engine, where)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """As many answers as requests, each with its own status; /predictions and /explanations may share a batch."""

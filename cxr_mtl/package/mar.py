@@ -4,6 +4,7 @@
     weights.safetensors   the bundle, without its lists of films
     bundle.yaml
     gate.safetensors      where the bundle has one
+    encoder.xml, .bin     the encoder compiled for a CPU, and encoder.yaml, what was proved of it; see ``engine``
     model_card.md         where the bundle has one
     model-config.yaml     batches, workers, timeouts
     cxr_mtl/              this package's own sources, so that the archive needs the pinned libraries and nothing else
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ import cxr_mtl
 from cxr_mtl.bundle import CARD, DESCRIPTION, GATE, WEIGHTS, load_bundle
 from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.package.checksums import write_sums
+from cxr_mtl.package.engine import EAGER, equip, find_films
+from cxr_mtl.package.rehearse import rehearse
 from cxr_mtl.paths import handlers_dir
+from cxr_mtl.predict.compiled import NUMBERS
 
 CONFIG_FILE = "model-config.yaml"
 _HANDLER = "cxr_handler.py"
@@ -55,38 +60,57 @@ def build_archive(
     workers: int | None = None,
     threads: int | None = None,
     device: str | None = None,
+    engine: str = EAGER,
+    films: Path | None = None,
+    split: str = "val",
+    rehearsed: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Writes ``out_dir/NAME.mar`` whole, in place of the one that was there.
+    """Writes ``out_dir/NAME.mar``, or ``NAME-VERSION.mar``, whole and in place of the one that was there.
 
     Args:
         bundle_dir: a bundle; it is loaded once, so that what cannot be served is not packed.
         out_dir: the model store; made where missing.
         name: under which it is served: ``/predictions/NAME``.
-        version: None for the bundle's.
+        version: None for the bundle's; one that is given stands in the file's name, too.
         batch_size: films in one forward pass at most.
         max_batch_delay_ms: how long the first film of a batch waits for more.
         workers: processes; None leaves it to the server.
         threads: torch threads of each worker; None leaves it to the server.
         device: ``cpu`` or ``gpu``; None for the GPU where the server has one.
+        engine: what computes the network on a CPU, see ``engine.equip``.
+        films: manifest to prove the engine on; None takes that of the bundle's run, where it is still there.
+        split: of it.
+        rehearsed: whether it must first answer in a clean folder as the bundle does.
+        tell: called with a line on the engine and one on the rehearsal.
 
     Raises:
         CheckpointError: the bundle does not load.
         ConfigError: an argument makes no sense.
-        ServeError: torch-model-archiver is missing or failed.
+        DataError: the manifest cannot be read.
+        ServeError: torch-model-archiver is missing or failed, the engine cannot be had, or the rehearsal went wrong.
     """
+    if version is not None and not _NAME.fullmatch(version):
+        raise ConfigError(f"'{version}' cannot be a version.", hint="Such as 1.0: letters, digits, '_', '-' and '.'.")
     config = _model_config(name, batch_size, max_batch_delay_ms, workers, threads, device)
     if importlib.util.find_spec("model_archiver") is None:
         raise ServeError("torch-model-archiver is not installed.", hint="Run `pip install 'cxr-mtl[serve]'`.")
     bundle = load_bundle(bundle_dir)
+    real = find_films(bundle, films, split) if engine != EAGER or rehearsed else None
     out_dir.mkdir(parents=True, exist_ok=True)
-    target = out_dir / f"{name}.mar"
+    target = out_dir / (f"{name}.mar" if version is None else f"{name}-{version}.mar")
     # Beside the target, so that the last step is a rename; hidden, so that no server takes it for a model.
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=f".{name}-") as temp:
         work = Path(temp)
+        extra = work / "extra"
+        extra.mkdir()
+        equip(bundle, extra, engine, real, tell)
         _stage(bundle_dir, work, config)
         packed = _archive(work, name, version or bundle.version)
         finished = work / "finished.mar"
         _normalise(packed, finished)
+        if rehearsed:
+            tell(rehearse(finished, bundle, real))
         finished.replace(target)
     return target
 
@@ -116,7 +140,6 @@ def _model_config(
 def _stage(bundle_dir: Path, work: Path, config: dict[str, Any]) -> None:
     """Lays out under ``work`` what the archiver takes: three files by name and the folder ``extra``."""
     extra = work / "extra"
-    extra.mkdir()
     for file in (DESCRIPTION, CARD, GATE):  # By name: split.csv says who was filmed and stays behind.
         if (bundle_dir / file).is_file():
             shutil.copyfile(bundle_dir / file, extra / file)
@@ -176,7 +199,7 @@ def _normalise(source: Path, target: Path) -> None:
         for name in sorted(before.namelist()):
             entry = zipfile.ZipInfo(name, _LONG_AGO)
             entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if name == WEIGHTS else zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_STORED if name in (WEIGHTS, NUMBERS) else zipfile.ZIP_DEFLATED
             if name == _MANIFEST:
                 manifest = json.loads(before.read(name))
                 manifest.pop("createdOn", None)

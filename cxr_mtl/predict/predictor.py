@@ -19,9 +19,10 @@ from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
 from cxr_mtl.model.localize import flatten_levels, make_anchors, select_boxes
-from cxr_mtl.model.multitask import judge, pooled
+from cxr_mtl.model.multitask import MultiTaskModel, judge, pooled
 from cxr_mtl.model.weak import weak_boxes
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
+from cxr_mtl.predict.compiled import doubtful, load_compiled, replace_rows
 from cxr_mtl.predict.explain import explain
 from cxr_mtl.predict.heatmap import strength, to_film, to_png
 from cxr_mtl.predict.response import check_options, findings_to_map, respond
@@ -64,6 +65,7 @@ class LocalPredictor:
 
     Attributes:
         bundle: what it answers with.
+        engine: what computes the encoder, and in which precision.
     """
 
     def __init__(self, bundle: Path | Bundle, device: str | None = None, threads: int | None = None) -> None:
@@ -80,6 +82,11 @@ class LocalPredictor:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
+        self._model, self._margins, self.engine = self.bundle.model, dict[str, float](), "torch f32"
+        compiled = load_compiled(self.bundle, torch.get_num_threads()) if self._device.type == "cpu" else None
+        if compiled is not None:
+            self._model, self._margins = compiled.model, dict(compiled.margins)
+            self.engine = f"openvino {compiled.precision}"
 
     def predict(
         self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
@@ -103,9 +110,7 @@ class LocalPredictor:
             except ImageError as error:
                 results[i] = error
         if films:
-            boxes = [film.box for film in films.values()]
-            outputs = self._forward([film.square for film in films.values()])
-            answers = self._answers(outputs, boxes)
+            outputs, answers = self._judge(list(films.values()), [requests[i][1] for i in films])
             unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])
@@ -122,16 +127,38 @@ class LocalPredictor:
         """The same with the logits that they come from; the door of evaluation and calibration."""
         size = self.bundle.image_size
         seen = [f if isinstance(f, Admitted) else Admitted(f, *to_input(f.pixels, size), None) for f in films]
-        outputs = self._forward([film.square for film in seen])
+        outputs = self._forward([film.square for film in seen], self._model)
         answers, features = self._answers(outputs, [film.box for film in seen]), _numpy(pooled(outputs))
         unlike = novelties(self.bundle, [film.looks for film in seen], features)
         scores = np.array([film.score if film else np.nan for film in unlike])
         return Looked(answers, _numpy(outputs.findings), _numpy(outputs.hierarchy), features, scores)
 
+    def _judge(self, films: Sequence[Admitted], options: Sequence[Options]) -> tuple[Outputs, list[Answer]]:
+        """One pass over all films, and a second in float32 over those whose call the first is too coarse for."""
+        bundle, squares, boxes = self.bundle, [film.square for film in films], [film.box for film in films]
+        outputs = self._forward(squares, self._model)
+        answers = self._answers(outputs, boxes)
+        again = [
+            row
+            for row, (answer, wanted) in enumerate(zip(answers, options, strict=True))
+            if doubtful(
+                answer.finding_probability,
+                bundle.ontology.names,
+                self._margins,
+                bundle.operating_points[wanted.operating_point],
+            )
+        ]
+        if again:
+            exact = self._forward([squares[row] for row in again], bundle.model)
+            replace_rows(outputs, again, exact)
+            for row, answer in zip(again, self._answers(exact, [boxes[row] for row in again]), strict=True):
+                answers[row] = answer
+        return outputs, answers
+
     @torch.no_grad()
-    def _forward(self, squares: Sequence[NDArray[np.uint8]]) -> Outputs:
+    def _forward(self, squares: Sequence[NDArray[np.uint8]], model: MultiTaskModel) -> Outputs:
         images = torch.from_numpy(np.stack(squares))[:, None].to(self._device)
-        return judge(self.bundle.model, images, self.bundle.description.model.views)
+        return judge(model, images, self.bundle.description.model.views)
 
     def _answers(self, outputs: Outputs, boxes: Sequence[Letterbox]) -> list[Answer]:
         bundle = self.bundle

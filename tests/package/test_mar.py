@@ -136,7 +136,7 @@ def test_every_setting_reaches_the_archive(bundle: Path, tmp_path: Path) -> None
     assert (config["batchSize"], config["maxBatchDelay"], config["deviceType"]) == (8, 5, "cpu")
     assert (config["minWorkers"], config["maxWorkers"], config["cxr_mtl"]) == (2, 2, {"threads": 3})
     assert (path.name, manifest["model"]["modelName"], manifest["model"]["modelVersion"]) == (
-        "other.mar",
+        "other-7.0.mar",
         "other",
         "7.0",
     )

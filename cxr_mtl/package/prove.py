@@ -1,0 +1,171 @@
+"""The proof, on real films, that a compiled encoder answers as torch's float32 does.  N films, C findings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_mtl.bundle import Bundle
+from cxr_mtl.data.manifest import Manifest
+from cxr_mtl.evaluate.boxes import boxes
+from cxr_mtl.evaluate.collect import Answered, collect
+from cxr_mtl.evaluate.results import classification
+from cxr_mtl.metrics.intervals import patient_resamples
+from cxr_mtl.predict.compiled import BFLOAT16, About
+from cxr_mtl.predict.predictor import LocalPredictor
+
+MOST_APART = 0.002
+"""AUROC and box accuracy may differ by this."""
+LEAST_ALIKE = 0.995
+"""Of films, those whose every call is the same."""
+MARGIN = 3.0
+"""Mean differences from a threshold within which a probability is looked at again."""
+MOST_TWICE = 0.25
+"""Of films, those that are looked at again; beyond it the coarse first look saves nothing, and may be just wrong."""
+MOST_FILMS = 512
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Films:
+    """Films to prove an encoder on.
+
+    Attributes:
+        manifest: they are in.
+        split: of it, at least.
+    """
+
+    manifest: Manifest
+    split: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far apart two encoders are.
+
+    Attributes:
+        margins: by finding, see ``MARGIN``; none of float32, which is not looked at again.
+        numbers: as ``encoder.yaml`` keeps them.
+    """
+
+    margins: Mapping[str, float]
+    numbers: Mapping[str, Any]
+
+    @property
+    def failures(self) -> list[str]:
+        """What is further apart than it may be."""
+        rows = self.numbers
+        found = [
+            f"{name} differs by {rows[name]:.4f}, {MOST_APART} may be"
+            for name in ("macro_auroc", "box_accuracy")
+            if rows.get(name) is not None and not rows[name] <= MOST_APART
+        ]
+        found += [
+            f"at {point} {share:.1%} of films have the same calls, {LEAST_ALIKE:.1%} must"
+            for point, share in rows["same_calls"].items()
+            if share < LEAST_ALIKE
+        ]
+        return found + [
+            f"at {point} {share:.1%} of films must be looked at twice, {MOST_TWICE:.0%} may"
+            for point, share in rows["second_looks"].items()
+            if share > MOST_TWICE
+        ]
+
+
+def in_words(numbers: Mapping[str, Any]) -> str:
+    """What a proof found."""
+    auroc, found = numbers["macro_auroc"], numbers["box_accuracy"]
+    moved = "has no AUROC" if auroc is None else f"moves macro AUROC by {auroc:.4f}"
+    moved += "" if found is None else f", box accuracy by {found:.4f}"
+    alike, again = min(numbers["same_calls"].values()), max(numbers["second_looks"].values())
+    return (
+        f"on {numbers['films']} films of {numbers['dataset']} {numbers['split']} it {moved}; "
+        f"all calls alike on {alike:.1%} of films, {again:.1%} looked at twice"
+    )
+
+
+def prove(bundle: Bundle, folder: Path, films: Films) -> Proof:
+    """Ask torch's float32 and the compiled encoder of ``folder`` for the same films."""
+    coarse = About.read(folder).precision == BFLOAT16
+    some = _some(films)
+    exact, other = (
+        collect(LocalPredictor(side, device="cpu"), some.manifest, some.split, batch_size=8, progress=False)
+        for side in (bundle, replace(bundle, folder=folder))
+    )
+    apart = np.abs(exact.probability - other.probability)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a finding never trained has no mean
+        means = np.nanmean(apart, axis=0) if len(apart) else np.zeros(apart.shape[1])
+    names = bundle.ontology.names
+    margins = {
+        name: round(MARGIN * float(m), 6) for name, m in zip(names, means, strict=True) if coarse and np.isfinite(m)
+    }
+    same, again = {}, {}
+    for point, cuts in bundle.operating_points.items():
+        same[point], again[point] = _calls(exact.probability, other.probability, names, cuts, margins)
+    return Proof(
+        margins,
+        {
+            "dataset": ", ".join(sorted(set(some.manifest.table["dataset"]))),
+            "split": some.split,
+            "films": len(apart),
+            "macro_auroc": _apart(_auroc(bundle, exact), _auroc(bundle, other)),
+            "box_accuracy": _apart(_box_accuracy(bundle, exact), _box_accuracy(bundle, other)),
+            "probability": {"mean": float(np.nanmean(apart)), "most": float(np.nanmax(apart))},
+            "same_calls": same,
+            "second_looks": again,
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "openvino")},
+        },
+    )
+
+
+def _some(films: Films) -> Films:
+    """At most ``MOST_FILMS`` of the split, drawn once for all; the train split goes along for its boxes' sizes."""
+    table = films.manifest.table
+    mine = np.flatnonzero(films.manifest.splits == films.split)
+    if len(mine) <= MOST_FILMS:
+        return films
+    kept = np.sort(np.random.default_rng(0).choice(mine, MOST_FILMS, replace=False))
+    rows = np.sort(np.concatenate([np.flatnonzero(films.manifest.splits == "train"), kept]))
+    return Films(replace(films.manifest, table=table.iloc[rows].reset_index(drop=True)), films.split)
+
+
+def _calls(
+    exact: Floats, other: Floats, names: tuple[str, ...], cuts: Mapping[str, float], margins: Mapping[str, float]
+) -> tuple[float, float]:
+    """Share of films whose calls are all the same once the doubtful were looked at again, and the share of those."""
+    columns = [i for i, name in enumerate(names) if name in cuts]
+    cut = np.array([cuts[names[i]] for i in columns])
+    margin = np.array([margins.get(names[i], 0.0) for i in columns])
+    exact, other = exact[:, columns], other[:, columns]
+    again = (np.abs(other - cut) < margin).any(axis=1)
+    alike = ((exact >= cut) == (other >= cut)).all(axis=1) | again
+    return float(alike.mean()), float(again.mean())
+
+
+def _auroc(bundle: Bundle, answered: Answered) -> dict[str, float | None]:
+    draws = patient_resamples(answered.manifest.patient_ids, 1, 0)
+    return {"macro": classification(bundle, answered, draws)["macro"]["auroc"]["value"]}
+
+
+def _box_accuracy(bundle: Bundle, answered: Answered) -> dict[str, float | None]:
+    if not bundle.box_findings:
+        return {}
+    draws = patient_resamples(answered.manifest.patient_ids, 1, 0)
+    found = boxes(bundle.box_findings, answered.located(range(len(bundle.box_findings))), draws, 0)
+    return {at: row["mean"]["value"] for at, row in found.get("accuracy_at_tiou", {}).items()}
+
+
+def _apart(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> float | None:
+    """The largest difference of numbers that both have."""
+    pairs = [(value, second[name]) for name, value in first.items()]
+    apart = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+    return float(max(apart)) if apart else None

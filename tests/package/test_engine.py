@@ -1,0 +1,281 @@
+"""An engine answers as torch's float32 does, or it is off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_mtl.bundle import Bundle, load_bundle
+from cxr_mtl.data.manifest_file import load_manifest, save_manifest
+from cxr_mtl.data.sources import import_source
+from cxr_mtl.data.synthetic import write_study_set
+from cxr_mtl.errors import CheckpointError, ConfigError, ServeError
+from cxr_mtl.package import prove as proving
+from cxr_mtl.package.engine import FILES, convert, equip, find_films
+from cxr_mtl.package.prove import Films, Proof, prove
+from cxr_mtl.predict import compiled as of_predict
+from cxr_mtl.predict.compiled import ABOUT, GRAPH, About, doubtful, load_compiled, replace_rows
+from cxr_mtl.predict.predictor import LocalPredictor
+from cxr_mtl.types import Options, Outputs, Prediction
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return load_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def converted(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("converted")
+    convert(bundle, folder)
+    return folder
+
+
+@pytest.fixture
+def equipped(bundle: Bundle, converted: Path, tmp_path: Path) -> Bundle:
+    """The bundle in a folder that has its compiled encoder, too."""
+    folder = tmp_path / "equipped"
+    shutil.copytree(bundle.folder, folder)
+    for name in FILES[:2]:
+        shutil.copyfile(converted / name, folder / name)
+    About(bundle.sha256, "f32").write(folder)
+    return replace(bundle, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
+    root = tmp_path_factory.mktemp("films")
+    write_study_set(root, 40, seed=3, size=96)
+    save_manifest(import_source("nih", root)[0], root / "m.parquet")
+    manifest = load_manifest(root / "m.parquet")
+    table = manifest.table.assign(split="val")
+    return Films(replace(manifest, table=table), "val")
+
+
+def noise(seed: int, num: int = 3, side: int = 64) -> list[bytes]:
+    import io
+
+    from PIL import Image
+
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(num):
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (side, side + 9), dtype=np.uint8)).save(stream, "PNG")
+        found.append(stream.getvalue())
+    return found
+
+
+def probabilities(predictor: LocalPredictor, films: list[bytes]) -> np.ndarray[Any, Any]:
+    rows = predictor.predict(films, Options())
+    assert all(isinstance(row, Prediction) for row in rows)
+    return np.array([[f.probability or 0.0 for f in row.findings] for row in rows if isinstance(row, Prediction)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [1, 5])
+def test_float32_is_torchs_whatever_the_batch(bundle: Bundle, equipped: Bundle, num: int) -> None:
+    ours, theirs = LocalPredictor(equipped, device="cpu"), LocalPredictor(bundle, device="cpu")
+    assert (ours.engine, theirs.engine) == ("openvino f32", "torch f32")
+    sent = noise(num, num)
+    assert np.abs(probabilities(ours, sent) - probabilities(theirs, sent)).max() < 1e-5
+    boxes = [
+        [box for row in p.predict(sent) if isinstance(row, Prediction) for box in row.boxes] for p in (ours, theirs)
+    ]
+    assert len(boxes[0]) == len(boxes[1]) > 0
+    for mine, other in zip(*boxes, strict=True):
+        assert mine.finding == other.finding
+        assert np.abs(np.subtract(mine.xyxy, other.xyxy)).max() < 0.05
+
+
+@pytest.mark.slow
+def test_a_doubtful_film_is_looked_at_again_in_float32(bundle: Bundle, equipped: Bundle) -> None:
+    """With another network's encoder all numbers are wrong, unless every film is doubtful."""
+    truth = probabilities(LocalPredictor(bundle, device="cpu"), noise(2))
+    folder = _of_other_weights(bundle, equipped.folder / "other")
+    for name in FILES:
+        (folder / name).replace(equipped.folder / name)
+    wrong = LocalPredictor(equipped, device="cpu")
+    assert np.abs(probabilities(wrong, noise(2)) - truth).max() > 0.01
+    wrong._margins = dict.fromkeys(bundle.trained, 1.0)
+    assert np.abs(probabilities(wrong, noise(2)) - truth).max() < 1e-6
+    wrong._margins = {"Mass": 1.0}  # one is enough
+    assert np.abs(probabilities(wrong, noise(2)) - truth).max() < 1e-6
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.1))
+def test_doubtful_is_nearer_than_the_margin(probability: float, cut: float, margin: float) -> None:
+    row = np.array([np.nan, probability])
+    assert doubtful(row, ("Mass", "Edema"), {"Edema": margin}, {"Edema": cut}) == (abs(probability - cut) < margin)
+    assert not doubtful(row, ("Mass", "Edema"), {"Edema": margin}, {"Mass": cut})
+
+
+def test_rows_are_replaced_in_every_part() -> None:
+    def outputs(num: int, value: float) -> Outputs:
+        part = torch.full((num, 2), value)
+        return Outputs(part.clone(), part.clone(), [part.clone()], [part.clone()], [part.clone(), part.clone()])
+
+    ours = outputs(3, 0.0)
+    replace_rows(ours, [0, 2], outputs(2, 1.0))
+    for part in (ours.findings, ours.hierarchy, *ours.box_logits, *ours.box_deltas, *ours.features):
+        assert part[:, 0].tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.slow
+def test_what_lies_beside_other_weights_is_refused(bundle: Bundle, equipped: Bundle) -> None:
+    About("0" * 64, "f32").write(equipped.folder)
+    with pytest.raises(CheckpointError, match="made from other weights"):
+        load_compiled(equipped, 1)
+    (equipped.folder / ABOUT).write_text("- no\n")
+    with pytest.raises(CheckpointError, match=r"encoder\.yaml is not of this version"):
+        load_compiled(equipped, 1)
+    About(bundle.sha256, "f32").write(equipped.folder)
+    (equipped.folder / GRAPH).write_text("<net/>")
+    with pytest.raises(CheckpointError, match=r"encoder\.xml cannot be compiled"):
+        load_compiled(equipped, 1)
+
+
+@pytest.mark.slow
+def test_without_openvino_torch_answers_and_the_log_says_so(
+    equipped: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(of_predict, "openvino_is_here", lambda: False)
+    assert LocalPredictor(equipped, device="cpu").engine == "torch f32"
+    assert "pip install openvino" in caplog.text
+
+
+@pytest.mark.slow
+def test_importing_openvino_tells_nobody(tmp_path: Path) -> None:
+    """Its own telemetry would look for the network at import and leave an id in the home folder."""
+    code = """
+import socket, sys
+def refuse(*_): raise SystemExit("it went to the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from cxr_mtl.predict.compiled import load_openvino
+assert load_openvino().Core().available_devices
+print(sorted(m for m in sys.modules if m.startswith("openvino_telemetry") and sys.modules[m]))
+"""
+    home = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_float32_without_films_is_held_to_noise(bundle: Bundle, tmp_path: Path) -> None:
+    said: list[str] = []
+    equip(bundle, tmp_path, "auto", None, said.append)
+    (line,) = said
+    assert line.startswith("Engine: OpenVINO, f32; on drawn noise its logits are torch's.")
+    assert "Not bfloat16" in line
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+    assert About.read(tmp_path) == About(bundle.sha256, "f32")
+
+
+def test_eager_leaves_nothing_and_nonsense_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    said: list[str] = []
+    equip(bundle, tmp_path, "eager", None, said.append)
+    assert said == ["Engine: torch, float32."]
+    with pytest.raises(ConfigError, match="engine is 'tensorrt'"):
+        equip(bundle, tmp_path, "tensorrt", None, said.append)
+    with pytest.raises(ConfigError, match="needs films"):
+        equip(bundle, tmp_path, "openvino_bf16", None, said.append)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_encoder_that_answers_otherwise_is_not_packed(
+    bundle: Bundle, films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = replace(bundle, model=load_bundle(bundle.folder).model)
+    torch.nn.init.normal_(bundle.model.findings.linear.weight)  # untrained, a call would hang on nothing that it sees
+    found = prove(bundle, _of_other_weights(bundle, tmp_path / "wrong"), films)
+    assert any("films have the same calls" in failure for failure in found.failures)
+    About(bundle.sha256, "bf16").write(tmp_path / "wrong")
+    assert any("looked at twice" in failure for failure in prove(bundle, tmp_path / "wrong", films).failures)
+    monkeypatch.setattr("cxr_mtl.package.engine.prove", lambda *_: found)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ServeError, match="too far from torch's float32"):
+        equip(bundle, tmp_path / "out", "openvino", films, lambda _: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_proof_of_float32_holds(bundle: Bundle, converted: Path, films: Films, tmp_path: Path) -> None:
+    shutil.copytree(converted, tmp_path / "same")
+    About(bundle.sha256, "f32").write(tmp_path / "same")
+    proof = prove(bundle, tmp_path / "same", films)
+    assert proof.failures == []
+    assert proof.numbers["films"] == 40
+    assert proof.numbers["probability"]["most"] < 1e-5
+    assert set(proof.numbers["same_calls"].values()) == {1.0}
+
+
+def test_what_is_too_far_is_named() -> None:
+    numbers = {
+        "macro_auroc": 0.003,
+        "box_accuracy": 0.001,
+        "same_calls": {"f1": 0.99, "balanced": 1.0},
+        "second_looks": {"f1": 0.05, "balanced": 0.3},
+    }
+    assert Proof({}, numbers).failures == [
+        "macro_auroc differs by 0.0030, 0.002 may be",
+        "at f1 99.0% of films have the same calls, 99.5% must",
+        "at balanced 30.0% of films must be looked at twice, 25% may",
+    ]
+
+
+def test_second_looks_mend_calls() -> None:
+    """Two findings, four films: one call differs within the margin, one beyond it."""
+    exact = np.array([[0.51, 0.1], [0.30, 0.6], [0.9, 0.9], [0.1, 0.1]])
+    other = np.array([[0.49, 0.1], [0.60, 0.6], [0.9, 0.9], [0.1, 0.1]])
+    names, cuts = ("Mass", "Edema"), {"Mass": 0.5, "Edema": 0.5}
+    assert proving._calls(exact, other, names, cuts, {"Mass": 0.0, "Edema": 0.0}) == (0.5, 0.0)
+    assert proving._calls(exact, other, names, cuts, {"Mass": 0.02, "Edema": 0.0}) == (0.75, 0.25)
+
+
+@pytest.mark.slow
+def test_films_are_those_of_the_run_where_they_still_are(bundle: Bundle, films: Films, tmp_path: Path) -> None:
+    assert find_films(bundle, None, "val") is None
+    save_manifest(films.manifest, tmp_path / "own.parquet")
+    config = {"data": {"manifest": str(tmp_path / "own.parquet")}}
+    ran = replace(bundle, description=replace(bundle.description, config=config))
+    found = find_films(ran, None, "val")
+    assert found is not None
+    assert len(found.manifest) == 40
+    assert find_films(ran, None, "test") is None
+    gone = {"data": {"manifest": str(tmp_path / "gone.parquet")}}
+    assert find_films(replace(bundle, description=replace(bundle.description, config=gone)), None, "val") is None
+
+
+def _of_other_weights(bundle: Bundle, folder: Path) -> Path:
+    """A compiled encoder whose numbers are another network's."""
+    folder.mkdir()
+    other = load_bundle(bundle.folder)
+    torch.manual_seed(9)
+    for weight in other.model.encoder.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    convert(other, folder)
+    About(bundle.sha256, "f32").write(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
