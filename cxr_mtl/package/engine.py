@@ -112,7 +112,7 @@ def _compile(bundle: Bundle, folder: Path, precision: str, films: Films | None) 
     with tempfile.TemporaryDirectory(dir=folder, prefix="encoder-") as temp:
         made = Path(temp)
         try:
-            convert(bundle, made)
+            convert_encoder(bundle.model.encoder, bundle.image_size, made)
             about.write(made)
             if films is None:
                 _compare_on_noise(bundle, made)
@@ -128,16 +128,18 @@ def _compile(bundle: Bundle, folder: Path, precision: str, films: Films | None) 
     return f"Engine: OpenVINO, {precision}; {said}."
 
 
-def convert(bundle: Bundle, folder: Path) -> None:
-    """Write ``encoder.xml`` and ``encoder.bin``; RuntimeError where OpenVINO cannot take the network."""
-    openvino, size = load_openvino(), bundle.image_size
+def convert_encoder(encoder: nn.Module, size: int, folder: Path) -> None:
+    """Write ``encoder.xml`` and ``encoder.bin`` for inputs of ``size`` pixels a side.
+
+    Raises:
+        RuntimeError: OpenVINO cannot take it.
+    """
+    openvino = load_openvino()
     films = torch.export.Dim("films", min=1)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export tells of its own changes to come
-        example = torch.zeros(2, 1, size, size)
-        graph = openvino.convert_model(
-            torch.export.export(_Maps(bundle.model.encoder), (example,), dynamic_shapes=({0: films},))
-        )
+        exported = torch.export.export(_Maps(encoder), (torch.zeros(2, 1, size, size),), dynamic_shapes=({0: films},))
+        graph = openvino.convert_model(exported)
     graph.reshape([-1, 1, size, size])
     openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
 

@@ -92,10 +92,10 @@ def in_words(numbers: Mapping[str, Any]) -> str:
     )
 
 
-def prove(bundle: Bundle, folder: Path, films: Films) -> Proof:
-    """Ask torch's float32 and the compiled encoder of ``folder`` for the same films."""
+def prove(bundle: Bundle, folder: Path, films: Films, most: int = MOST_FILMS) -> Proof:
+    """Ask torch's float32 and the compiled encoder of ``folder`` for the same films, ``most`` of them at most."""
     coarse = About.read(folder).precision == BFLOAT16
-    some = _some(films)
+    some = _some(films, most)
     exact, other = (
         collect(LocalPredictor(side, device="cpu"), some.manifest, some.split, batch_size=8, progress=False)
         for side in (bundle, replace(bundle, folder=folder))
@@ -127,13 +127,13 @@ def prove(bundle: Bundle, folder: Path, films: Films) -> Proof:
     )
 
 
-def _some(films: Films) -> Films:
-    """At most ``MOST_FILMS`` of the split, drawn once for all; the train split goes along for its boxes' sizes."""
+def _some(films: Films, most: int) -> Films:
+    """At most ``most`` of the split, drawn once for all; the train split goes along for its boxes' sizes."""
     table = films.manifest.table
     mine = np.flatnonzero(films.manifest.splits == films.split)
-    if len(mine) <= MOST_FILMS:
+    if len(mine) <= most:
         return films
-    kept = np.sort(np.random.default_rng(0).choice(mine, MOST_FILMS, replace=False))
+    kept = np.sort(np.random.default_rng(0).choice(mine, most, replace=False))
     rows = np.sort(np.concatenate([np.flatnonzero(films.manifest.splits == "train"), kept]))
     return Films(replace(films.manifest, table=table.iloc[rows].reset_index(drop=True)), films.split)
 

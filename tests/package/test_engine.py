@@ -23,7 +23,7 @@ from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import CheckpointError, ConfigError, ServeError
 from cxr_mtl.package import prove as proving
-from cxr_mtl.package.engine import FILES, convert, equip, find_films
+from cxr_mtl.package.engine import FILES, convert_encoder, equip, find_films
 from cxr_mtl.package.prove import Films, Proof, prove
 from cxr_mtl.predict import compiled as of_predict
 from cxr_mtl.predict.compiled import ABOUT, GRAPH, About, doubtful, load_compiled, replace_rows
@@ -41,7 +41,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def converted(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
-    convert(bundle, folder)
+    convert_encoder(bundle.model.encoder, bundle.image_size, folder)
     return folder
 
 
@@ -268,7 +268,7 @@ def _of_other_weights(bundle: Bundle, folder: Path) -> Path:
     torch.manual_seed(9)
     for weight in other.model.encoder.parameters():
         torch.nn.init.normal_(weight, std=0.1)
-    convert(other, folder)
+    convert_encoder(other.model.encoder, bundle.image_size, folder)
     About(bundle.sha256, "f32").write(folder)
     return folder
 
