@@ -23,8 +23,9 @@ from cxr_mtl.model.multitask import judge, pooled
 from cxr_mtl.model.weak import weak_boxes
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.explain import explain
-from cxr_mtl.predict.heatmap import strength, to_film, to_png
+from cxr_mtl.predict.heatmap import make_heatmap, strength
 from cxr_mtl.predict.response import check_options, findings_to_map, respond
+from cxr_mtl.predict.watch import Stopwatch, lap
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
 
 FloatTable = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -81,6 +82,16 @@ class LocalPredictor:
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
 
+    @property
+    def engine(self) -> dict[str, str | int]:
+        """What computes the answers."""
+        return {
+            "name": "torch",
+            "precision": "float32",
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+        }
+
     def predict(
         self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
     ) -> list[Prediction | ImageError]:
@@ -92,21 +103,26 @@ class LocalPredictor:
         """
         return self.predict_each([(source, options) for source in sources])
 
-    def predict_each(self, requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
-        """The same with options for each film, as a server's batch brings them."""
+    def predict_each(
+        self, requests: Sequence[tuple[Path | bytes, Options]], watch: Stopwatch | None = None
+    ) -> list[Prediction | ImageError]:
+        """The same with options for each film, as a server's batch brings them, and a watch to time the steps by."""
+        watch = watch or Stopwatch()
         results: list[Prediction | ImageError | None] = [None] * len(requests)
         films: dict[int, Admitted] = {}
         for i, (source, options) in enumerate(requests):
             try:
                 check_options(self.bundle, options)
-                films[i] = admit_film(self.bundle, read_frontal(source), source)
+                with lap(watch.preprocess):
+                    films[i] = admit_film(self.bundle, read_frontal(source), source)
             except ImageError as error:
                 results[i] = error
         if films:
             boxes = [film.box for film in films.values()]
-            outputs = self._forward([film.square for film in films.values()])
-            answers = self._answers(outputs, boxes)
-            unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
+            with lap(watch.model):
+                outputs = self._forward([film.square for film in films.values()])
+                answers = self._answers(outputs, boxes)
+                unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])
                 maps = [m[row : row + 1] for m in outputs.features]
@@ -191,7 +207,7 @@ class LocalPredictor:
             column = bundle.ontology.index(name)
             heat = explain(method, bundle.model, image, maps, column, network.views)
             shown = strength(heat, float(answer.finding_probability[column]), thresholds[name])
-            heatmaps.append(Heatmap(name, to_png(to_film(shown, film.box)), method))
+            heatmaps.append(make_heatmap(name, shown, film.box, method, options.heatmap_format))
         return tuple(heatmaps)
 
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.request import Response, answer_requests, options_to_dict, parse_request
+from cxr_mtl.predict.request import Ask, Response, answer_requests, options_to_dict, parse_request
+from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, FindingCall, Heatmap, Options, Prediction
 
 FILM = b"\x89PNG film"
@@ -37,7 +38,9 @@ class FakePredictor:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def predict_each(self, requests: Sequence[tuple[bytes, Options]]) -> list[Prediction | ImageError]:
+    def predict_each(
+        self, requests: Sequence[tuple[bytes, Options]], watch: Stopwatch | None = None
+    ) -> list[Prediction | ImageError]:
         self.calls.append(len(requests))
         return [self._answer(source, options) for source, options in requests]
 
@@ -53,7 +56,7 @@ class FakePredictor:
 
 def answer(*rows: Any) -> tuple[list[Response], FakePredictor]:
     predictor = FakePredictor()
-    return answer_requests(predictor, rows), predictor
+    return answer_requests(predictor, [Ask(row) for row in rows]), predictor
 
 
 def as_json(**fields: Any) -> bytes:
@@ -181,8 +184,8 @@ def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_find
             asked.append(options)
             return super()._answer(source, options)
 
-    rows = [FILM, FILM, {}, {"data": FILM, "heatmaps": b"Mass"}]
-    assert [r.status for r in answer_requests(Listens(), rows, [1, 2, 3])] == [200, 200, 400, 200]
+    asks = [Ask(FILM), Ask(FILM, True), Ask({}, True), Ask({"data": FILM, "heatmaps": b"Mass"}, True)]
+    assert [r.status for r in answer_requests(Listens(), asks)] == [200, 200, 400, 200]
     assert [options.heatmaps for options in asked] == [(), (FLAGGED,), ("Mass",)]
 
 
@@ -200,9 +203,9 @@ def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_find
 )
 def test_what_would_keep_a_worker_too_long_is_refused_before_it_is_asked(options: dict[str, Any], status: int) -> None:
     rows = [{"body": {"image": base64.b64encode(FILM).decode()} | options}, FILM]
-    for explained in ((), (0,)):  # of /explanations, too
+    for explain in (False, True):  # of /explanations, too
         predictor = FakePredictor()
-        responses = answer_requests(predictor, rows, explained)
+        responses = answer_requests(predictor, [Ask(row, explain) for row in rows])
         assert [r.status for r in responses] == [status, 200]
         assert predictor.calls == [1 if status == 400 else 2]
         if status == 400:
