@@ -148,6 +148,7 @@ def _answer(
     except Exception as error:
         if len(films) == 1:
             return [_fault(error, films[0][2])]
+        _logger.warning("A batch of %d films failed (%s); each goes alone", len(films), type(error).__name__)
     # Only the film that trips the model is to suffer. Outside of the handler above: while the error is at hand, so is
     # all the memory that the batch took.
     return [_answer(predictor, [film], watch)[0] for film in films]
