@@ -30,7 +30,7 @@ from cxr_mtl.predict.tell import ID, ID_HINT
 from cxr_mtl.types import Prediction
 
 MOST_FILMS = 16
-"""Of one request; each film of a batch's requests goes through the model with it."""
+"""Of one request: while it is answered, others wait."""
 OUTPUTS = ("finding", "probability", "call", "status", "prediction")
 NO_PROBABILITY, NOT_ANSWERED = -1.0, "not_answered"
 

@@ -17,12 +17,15 @@ from typing import Protocol
 
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Asked, Plain, Row, Served, read_plain, read_row, refused
-from cxr_mtl.predict.kserve import MOST_FILMS, is_infer, read_infer
+from cxr_mtl.predict.kserve import is_infer, read_infer
 from cxr_mtl.predict.options import check_time, options_to_dict
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, Options, Prediction
 
 __all__ = ["Ask", "Response", "answer_requests", "options_to_dict", "parse_request"]
+
+TOGETHER = 4
+"""Films in one pass where a batch has fewer requests: one request's many films shall not take more memory than many's."""
 
 _logger = logging.getLogger(__name__)
 
@@ -110,7 +113,7 @@ def answer_requests(
         for film in asked.films
         if isinstance(film, bytes)
     ]
-    together, watch = max(MOST_FILMS, len(asks)), watch or Stopwatch()
+    together, watch = max(TOGETHER, len(asks)), watch or Stopwatch()
     parts = [films[start : start + together] for start in range(0, len(films), together)]
     answers = iter([answer for part in parts for answer in _answer(predictor, part, watch)])
     return [

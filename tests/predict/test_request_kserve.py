@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Served
 from cxr_mtl.predict.kserve import MOST_FILMS, NO_PROBABILITY, OUTPUTS
-from cxr_mtl.predict.request import Ask, Response, answer_requests
+from cxr_mtl.predict.request import TOGETHER, Ask, Response, answer_requests
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, FindingCall, Options, Prediction
 
@@ -177,7 +177,9 @@ def test_the_films_of_several_requests_go_through_the_model_in_parts() -> None:
     full = infer(*[text(FILM)] * MOST_FILMS)
     responses, fake = answer(full, full, infer(text(FILM)))
     assert [r.status for r in responses] == [200] * 3
-    assert [len(asked) for asked in fake.asked] == [MOST_FILMS, MOST_FILMS, 1]
+    assert [len(asked) for asked in fake.asked] == [TOGETHER] * (2 * MOST_FILMS // TOGETHER) + [1]
+    _, fake = answer(*[infer(text(FILM))] * 9)
+    assert [len(asked) for asked in fake.asked] == [9], "the server chose the size of its batches"
 
 
 def test_its_explanations_map_what_is_flagged_and_slow_maps_are_counted_over_its_films() -> None:
