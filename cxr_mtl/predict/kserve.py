@@ -34,6 +34,7 @@ MOST_FILMS = 16
 OUTPUTS = ("finding", "probability", "call", "status", "prediction")
 NO_PROBABILITY, NOT_ANSWERED = -1.0, "not_answered"
 
+_BINARY = ("binary_data", "binary_data_size", "binary_data_output")
 _INPUT = '{"name": "image", "datatype": "BYTES", "shape": [1], "data": [BASE64]}'
 
 
@@ -93,7 +94,8 @@ def _outputs(wanted: Any) -> tuple[str, ...]:
     if not isinstance(wanted, list) or not all(isinstance(output, Mapping) for output in wanted):
         raise bad_request("'outputs' is not a list of objects.", 'Such as [{"name": "probability"}].')
     for output in wanted:
-        _only(output, ("name",), "An output")
+        _only(output, ("name", "parameters"), "An output")
+        _only(_parameters(output.get("parameters")), (), "An output's parameters")
         if output.get("name") not in OUTPUTS:
             what = f"There is no output {quoted(output.get('name'))}."
             raise bad_request(what, f"Choose among: {', '.join(OUTPUTS)}.")
@@ -106,10 +108,13 @@ def _parameters(given: Any) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise bad_request("'parameters' is not a JSON object.", 'Such as {"operating_point": "sensitive"}.')
     for name, value in given.items():
+        if name in _BINARY and value is not False:
+            what = f"Parameter {quoted(name)} is of the protocol's binary extension, which is not understood."
+            raise bad_request(what, "Send JSON and ask for JSON; clients call it binary_data=False.")
         if isinstance(value, list | Mapping):
             what = f"Parameter {quoted(name)} is neither text, number nor boolean, as the protocol has it."
             raise bad_request(what, "Several names go into one text, with commas between.")
-    return given
+    return {name: value for name, value in given.items() if name not in _BINARY}
 
 
 def _films(inputs: Any) -> tuple[bytes | ImageError, ...]:
@@ -121,8 +126,10 @@ def _films(inputs: Any) -> tuple[bytes | ImageError, ...]:
     for field, wanted in (("name", "image"), ("datatype", "BYTES")):
         if tensor.get(field) != wanted:
             raise bad_request(f"The input's {field} is {quoted(tensor.get(field))}, not '{wanted}'.", f"Send {_INPUT}.")
-    if tensor.get("parameters") not in (None, {}, {"content_type": "base64"}):
-        raise bad_request("The input has parameters.", "Films travel in the JSON as base64; there is no other way.")
+    said = _parameters(tensor.get("parameters"))
+    _only(said, ("content_type",), "The input's parameters")
+    if said.get("content_type", "base64") != "base64":
+        raise bad_request(f"The input's content_type is {quoted(said['content_type'])}.", "Films travel as base64.")
     data, shape = tensor.get("data"), tensor.get("shape")
     if not isinstance(data, list):
         raise bad_request("The input's data is not a list.", "A film in base64 for each element.")
@@ -143,7 +150,7 @@ def _film(content: Any) -> bytes | ImageError:
 def _only(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     for name in given:
         if name not in known:
-            raise bad_request(f"{what} has a field {quoted(name)}.", f"Known: {', '.join(known)}.")
+            raise bad_request(f"{what} has a field {quoted(name)}.", f"Known: {', '.join(known) or 'none'}.")
 
 
 def _tensors(answers: Sequence[Prediction | ImageError], request_id: str) -> dict[str, dict[str, Any]]:

@@ -148,6 +148,14 @@ def test_only_the_tensors_that_are_asked_for_are_sent() -> None:
     assert [o.name for o in InferResponse.model_validate_json(response.body).outputs] == ["status", "probability"]
 
 
+def test_a_client_may_say_that_it_wants_no_binary_data() -> None:
+    said = {"parameters": {"binary_data": False}}
+    document = infer(text(FILM), outputs=[{"name": "call"} | said], parameters={"binary_data_output": False})
+    document["inputs"][0]["parameters"] = {"content_type": "base64", "binary_data": False}
+    (response,), _ = answer(document)
+    assert InferResponse.model_validate_json(response.body).tensor("call")[1] == "positive"
+
+
 def test_both_forms_share_a_batch_and_a_request_without_an_id_gets_the_servers() -> None:
     (first, second, third), fake = answer(infer(text(FILM)), {"image": text(FILM)}, infer(text(b"bad")), id="server")
     assert [len(asked) for asked in fake.asked] == [3]
@@ -208,7 +216,13 @@ def test_its_explanations_map_what_is_flagged_and_slow_maps_are_counted_over_its
         ({"inputs": [tensor("AAAA", data="AAAA")]}, "data is not a list"),
         ({"inputs": [tensor()]}, "holds 0 films"),
         (infer(*["AAAA"] * (MOST_FILMS + 1)), f"holds {MOST_FILMS + 1} films. From 1 to {MOST_FILMS}"),
-        ({"inputs": [tensor("AAAA", parameters={"binary_data_size": 3})]}, "The input has parameters. Films travel"),
+        (
+            {"inputs": [tensor("AAAA", parameters={"binary_data_size": 3})]},
+            "'binary_data_size' is of the protocol's binary",
+        ),
+        ({"inputs": [tensor("AAAA", parameters={"content_type": "np"})]}, "content_type is 'np'"),
+        ({"inputs": [tensor("AAAA", parameters={"size": 3})]}, "The input's parameters has a field 'size'"),
+        (infer("AAAA", parameters={"binary_data_output": True}), "clients call it binary_data=False"),
         ({"inputs": [tensor("AAAA", date="now")]}, "The input has a field 'date'"),
         (infer("AAAA", image="AAAA"), "The request has a field 'image'"),
         (infer("AAAA", id=7), "'id' is '7'"),
@@ -222,7 +236,14 @@ def test_its_explanations_map_what_is_flagged_and_slow_maps_are_counted_over_its
         (infer("AAAA", parameters={"top_k": "many"}), "'top_k' is not a whole number: 'many'"),
         (infer("AAAA", outputs={"name": "call"}), "'outputs' is not a list"),
         (infer("AAAA", outputs=[{"name": "logits"}]), "no output 'logits'. Choose among: finding, probability"),
-        (infer("AAAA", outputs=[{"name": "call", "parameters": {}}]), "An output has a field 'parameters'"),
+        (
+            infer("AAAA", outputs=[{"name": "call", "parameters": {"classification": 3}}]),
+            "has a field 'classification'",
+        ),
+        (
+            infer("AAAA", outputs=[{"name": "call", "class": 3}]),
+            "An output has a field 'class'. Known: name, parameters",
+        ),
     ],
 )
 def test_what_the_protocol_or_the_model_does_not_know_is_one_line(document: Any, message: str) -> None:
