@@ -23,6 +23,8 @@ IMAGE_FIELDS = ("data", "body", "image")
 
 HOW = "Send the file itself (curl -T FILM URL), a form field 'data', or JSON with base64 under 'image'."
 
+_HEAD = 4096  # bytes in which a body of KServe's has come to its inputs
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -128,13 +130,19 @@ def read_film(content: Any) -> bytes:
 
 
 def _document(body: Any) -> dict[str, Any] | None:
-    """The body's JSON object, or None when the body is a film: no film begins with a brace."""
+    """The body's JSON object, or None when the body is a film: no film begins with a brace.
+
+    Of broken JSON that began as KServe's, ``inputs`` is what is wrong with it.
+    """
     if isinstance(body, bytes | bytearray):
         if not body[:64].lstrip().startswith(b"{"):
             return None
         try:
             body = json.loads(body)
         except (ValueError, RecursionError):
+            if b'"inputs"' in body[:_HEAD]:  # KServe's clients want to be told in their form.
+                what = "The request's body is broken JSON, or has the protocol's binary data after it."
+                return {"inputs": bad_request(what, "Send JSON alone; clients call it binary_data=False.")}
             raise bad_request("The request's body is broken JSON.", HOW) from None
     if not isinstance(body, dict):
         raise bad_request("The request's body is neither a film nor a JSON object.", HOW)

@@ -52,8 +52,7 @@ class Infer:
         errors = [answer for answer in answers if isinstance(answer, ImageError)]
         if len(errors) == len(answers):
             said = [f"{error.code}: {error}" for error in errors]
-            if len(said) > 1:
-                said = [f"film {i}: {text}" for i, text in enumerate(said)]
+            said = [f"film {i}: {text}" for i, text in enumerate(said)] if len(set(said)) > 1 else said[:1]
             return max(error.status for error in errors), {"error": " ".join(said)} | name_it
         tensors = _tensors(answers, request_id)
         return 200, {
@@ -118,6 +117,8 @@ def _parameters(given: Any) -> Mapping[str, Any]:
 
 
 def _films(inputs: Any) -> tuple[bytes | ImageError, ...]:
+    if isinstance(inputs, ImageError):
+        raise inputs
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], Mapping):
         count = len(inputs) if isinstance(inputs, list) else "no list of"
         raise bad_request(f"The request has {count} inputs, and one is wanted, an object.", f"Such as {_INPUT}.")

@@ -25,7 +25,7 @@ from cxr_mtl.types import FLAGGED, Options, Prediction
 __all__ = ["Ask", "Response", "answer_requests", "options_to_dict", "parse_request"]
 
 TOGETHER = 4
-"""Films in one pass where a batch has fewer requests: one request of many films takes no more memory than many of one."""
+"""Films in one pass, where a batch has fewer requests: a request of many takes no more memory than many of one."""
 
 _logger = logging.getLogger(__name__)
 

@@ -156,6 +156,17 @@ def test_a_client_may_say_that_it_wants_no_binary_data() -> None:
     assert InferResponse.model_validate_json(response.body).tensor("call")[1] == "positive"
 
 
+@pytest.mark.parametrize("after", [b"\x04\0\0\0AAAA", b"\xff\xfe\x80", b"}"])
+def test_binary_data_after_the_json_is_refused_in_the_protocols_form(after: bytes) -> None:
+    head = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 8}}]}
+    (response,) = answer_requests(Fake(), [Ask({"body": json.dumps(head).encode() + after})], SERVED)
+    assert response.status == 400
+    assert json.loads(response.body) == {
+        "error": "bad_request: The request's body is broken JSON, or has the protocol's binary data after it. "
+        "Send JSON alone; clients call it binary_data=False."
+    }
+
+
 def test_both_forms_share_a_batch_and_a_request_without_an_id_gets_the_servers() -> None:
     (first, second, third), fake = answer(infer(text(FILM)), {"image": text(FILM)}, infer(text(b"bad")), id="server")
     assert [len(asked) for asked in fake.asked] == [3]
@@ -172,6 +183,8 @@ def test_a_request_of_which_no_film_is_answered_has_the_worst_of_their_statuses(
     assert set(said) == {"error"}
     assert said["error"].startswith("film 0: truncated: The film is truncated. Send it again. film 1: internal: ")
     assert "\n" not in said["error"]
+    (response,), _ = answer(infer(text(b"bad"), text(b"bad")))
+    assert json.loads(response.body) == {"error": "truncated: The film is truncated. Send it again."}
 
 
 def test_the_header_of_the_caller_names_the_request_and_its_body_gets_its_own_id_back() -> None:
