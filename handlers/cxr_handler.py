@@ -11,6 +11,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 import cxr_mtl
 from cxr_mtl.package.checksums import verify_sums
+from cxr_mtl.predict.describe import describe
 from cxr_mtl.predict.desk import Delivery, Desk, headers
 from cxr_mtl.predict.envelopes import Served
 from cxr_mtl.predict.meters import METERS
@@ -31,7 +32,7 @@ class CxrHandler:
         device = "cpu" if gpu is None else f"cuda:{gpu}"
         predictor = LocalPredictor(folder, device=device, threads=settings.get("threads"))
         served = Served(context.model_name, context.manifest["model"]["modelVersion"])
-        self.desk = Desk(predictor, served, context.system_properties["batch_size"])
+        self.desk = Desk(predictor, describe(predictor), served, context.system_properties["batch_size"])
         add = context.metrics.add_metric_to_cache
         self.meters = {m: add(m.name, m.unit, list(m.labels), MetricTypes(m.kind)) for m in METERS}
         bundle = predictor.bundle

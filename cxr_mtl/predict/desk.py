@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_mtl.predict.describe import describe
 from cxr_mtl.predict.envelopes import Row, Served
 from cxr_mtl.predict.meters import Reading, readings
-from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.predict.request import Ask, Response, answer_requests
+from cxr_mtl.predict.request import AnswersEach, Ask, Response, answer_requests
 from cxr_mtl.predict.tell import ID_HEADER, caller_id, tell_request
 from cxr_mtl.predict.watch import Stopwatch, lap
 
@@ -39,19 +37,21 @@ class Desk:
 
     Args:
         predictor: who answers.
+        description: of it, for those who run the server; see ``describe``.
         served: what the model is called here.
         batch_size: the most requests of a batch.
     """
 
-    def __init__(self, predictor: LocalPredictor, served: Served, batch_size: int) -> None:
+    def __init__(self, predictor: AnswersEach, description: Mapping[str, Any], served: Served, batch_size: int) -> None:
         self._predictor = predictor
+        self._description = json.dumps(description, allow_nan=False).encode()
         self._served = served
         self._batch_size = batch_size
 
     def answer(self, batch: Sequence[Delivery]) -> tuple[list[Response], list[Reading]]:
         """As many answers as requests, each with its own status, and what the batch adds to the meters."""
         watch, total = Stopwatch(), list[float]()
-        described = {i for i, delivery in enumerate(batch) if delivery.asks("describe")}
+        described = {i: Response(200, self._description, d.id) for i, d in enumerate(batch) if d.asks("describe")}
         with lap(total):
             asked = [_ask(delivery) for i, delivery in enumerate(batch) if i not in described]
             answers = answer_requests(self._predictor, asked, self._served, watch)
@@ -59,10 +59,7 @@ class Desk:
             tell_request(answer.id, answer.status, answer.codes, total[0])
         counted = readings(answers, watch, self._batch_size, self._served) if answers else []
         waiting = iter(answers)
-        return [self._describe(d) if i in described else next(waiting) for i, d in enumerate(batch)], counted
-
-    def _describe(self, delivery: Delivery) -> Response:
-        return Response(200, json.dumps(describe(self._predictor), allow_nan=False).encode(), delivery.id)
+        return [described[i] if i in described else next(waiting) for i in range(len(batch))], counted
 
 
 def headers(response: Response) -> dict[str, str]:
