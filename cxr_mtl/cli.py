@@ -203,6 +203,7 @@ def predict(
         str | None,
         typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
     ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable findings; all by default.")] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
 ) -> None:
@@ -221,6 +222,7 @@ def predict(
         operating_point=operating_point,
         heatmaps=tuple(heatmap or ()),
         explain=explain,
+        top_k=top_k,
         url=url,
         key_file=key_file,
     )

@@ -56,7 +56,7 @@ class ImageError(DataError):
 
     Attributes:
         code: stable word for programs, such as ``truncated`` or ``too_large``.
-        status: the HTTP status a server answers with, 400 to 422.
+        status: the HTTP status a server answers with: 400 to 422, or 500 and 507 where the server is to blame.
     """
 
     def __init__(self, message: str, *, code: str, hint: str = "", status: int = 422) -> None:

@@ -1,4 +1,4 @@
-"""TorchServe's door to cxr_mtl: one class, translation only. ``cxr_mtl.predict.request`` reads and answers."""
+"""TorchServe's door to cxr_mtl: one class, translation only. ``cxr_mtl.predict.desk`` answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ts.metrics.metric_type_enum import MetricTypes
+
 import cxr_mtl
 from cxr_mtl.package.checksums import verify_sums
+from cxr_mtl.predict.describe import describe
+from cxr_mtl.predict.desk import Delivery, Desk, headers
+from cxr_mtl.predict.envelopes import Served
+from cxr_mtl.predict.meters import METERS
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.predict.request import answer_requests
 
 _logger = logging.getLogger(__name__)
 
@@ -25,16 +30,27 @@ class CxrHandler:
         gpu = context.system_properties.get("gpu_id")
         settings = (context.model_yaml_config or {}).get("cxr_mtl") or {}
         device = "cpu" if gpu is None else f"cuda:{gpu}"
-        self.predictor = LocalPredictor(folder, device=device, threads=settings.get("threads"))
-        bundle = self.predictor.bundle
-        where = Path(cxr_mtl.__file__).parent
-        _logger.info("%s %s on %s, %s, by %s", bundle.name, bundle.version, device, self.predictor.engine, where)
+        predictor = LocalPredictor(folder, device=device, threads=settings.get("threads"))
+        served = Served(context.model_name, context.manifest["model"]["modelVersion"])
+        self.desk = Desk(predictor, describe(predictor), served, context.system_properties["batch_size"])
+        add = context.metrics.add_metric_to_cache
+        self.meters = {m: add(m.name, m.unit, list(m.labels), MetricTypes(m.kind)) for m in METERS}
+        bundle = predictor.bundle
+        sources = Path(cxr_mtl.__file__).parent
+        _logger.info("%s %s by %s, sources %s", bundle.name, bundle.version, predictor.engine, sources)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """As many answers as requests, each with its own status; /predictions and /explanations may share a batch."""
-        asks = [context.get_request_header(index, "explain") for index in range(len(data))]
-        responses = answer_requests(self.predictor, data, [i for i, asked in enumerate(asks) if asked == "True"])
+        """As many answers as requests, each with its own status; all of TorchServe's ways to ask may share a batch."""
+        responses, readings = self.desk.answer(
+            [
+                Delivery(row, context.get_all_request_header(index), context.get_request_id(index))
+                for index, row in enumerate(data)
+            ]
+        )
         for index, response in enumerate(responses):
             context.set_response_status(response.status, response.phrase, index)
-            context.set_response_content_type(index, "application/json")
+            for name, value in headers(response).items():
+                context.set_response_header(index, name, value)
+        for reading in readings:
+            self.meters[reading.meter].add_or_update(reading.value, list(reading.labels))
         return [response.body for response in responses]

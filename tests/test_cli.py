@@ -126,10 +126,10 @@ def test_predict_draws_a_picture_of_each_heat_map(tiny_bundle: Path, tmp_path: P
 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 90), dtype=np.uint8)).save(tmp_path / "a.png")
     asked = ["predict", str(tiny_bundle), str(tmp_path / "a.png"), "--overlay", str(tmp_path / "pictures"), "--json"]
-    done = CliRunner().invoke(
-        app, [*asked, "--heatmap", "Mass", "--heatmap", "Nodule", "--explain", "integrated_gradients"]
-    )
+    asked += ["--heatmap", "Mass", "--heatmap", "Nodule", "--explain", "integrated_gradients", "--top-k", "2"]
+    done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0
+    assert len(json.loads(done.stdout)["findings"]) == 2
     heats = json.loads(done.stdout)["heatmaps"]
     assert [(heat["finding"], heat["method"]) for heat in heats] == [
         ("Mass", "integrated_gradients"),

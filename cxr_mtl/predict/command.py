@@ -27,6 +27,7 @@ def predict_files(
     operating_point: str = "balanced",
     heatmaps: tuple[str, ...] = (),
     explain: str | None = None,
+    top_k: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
 ) -> int:
@@ -41,6 +42,7 @@ def predict_files(
         operating_point: by name.
         heatmaps: findings to map; ``flagged`` for each that is.
         explain: method of the maps; None for the model's usual one.
+        top_k: the most probable findings to tell of; None for all.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
 
@@ -56,7 +58,7 @@ def predict_files(
         predictor = RemotePredictor(url, read_key(key_file) if key_file else None, model=bundle)
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain)
+    options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain, top_k=top_k)
     failed = 0
     pictures = picture_names(files)
     for start in range(0, len(files), TOGETHER):

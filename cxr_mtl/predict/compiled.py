@@ -34,7 +34,8 @@ from cxr_mtl.types import Outputs
 
 GRAPH, NUMBERS, ABOUT = "encoder.xml", "encoder.bin", "encoder.yaml"
 SCHEMA = "cxr-mtl.encoder/1"
-FLOAT32, BFLOAT16 = "f32", "bf16"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+_HINTS = {FLOAT32: "f32", BFLOAT16: "bf16"}
 _PACKAGE = "openvino"
 _AGAIN = "Build the archive again with `cxr-mtl package`."
 _logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class About:
 
     Attributes:
         bundle_sha256: of the bundle that it was made from.
-        precision: ``f32`` or ``bf16``; a CPU without bfloat16 computes in float32 whatever stands here.
+        precision: ``float32`` or ``bfloat16``; a CPU without bfloat16 computes in float32 whatever stands here.
         margins: by finding, how near its threshold a probability is not trusted.
         proof: the films that it was compared on with torch's float32, and how far apart the two were.
     """
@@ -87,19 +88,25 @@ class CompiledEncoder(Encoder):
         nn.Module.__init__(self)  # there is no timm network in it
         self.channels = channels
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # or workers side by side would all sit on the same cores
         }
-        self._request = load_openvino().Core().compile_model(graph, "CPU", settings).create_infer_request()
+        core = load_openvino().Core()
+        network = core.read_model(graph)
+        network.reshape([1, *list(network.input(0).partial_shape)[1:]])  # a shape that is known is a tenth quicker
+        self._request = core.compile_model(network, "CPU", settings).create_infer_request()
         self._one_at_a_time = threading.Lock()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 1, S, S) from ``normalise`` to the encoder's maps, float32, without gradients."""
+        films = []
         with self._one_at_a_time:
-            found = self._request.infer([images.numpy()])
-            return [torch.from_numpy(np.array(found[i])) for i in range(len(found))]
+            for film in images.numpy():
+                found = self._request.infer([film[None]])
+                films.append([torch.from_numpy(np.array(found[i])) for i in range(len(found))])
+        return [torch.cat(maps) for maps in zip(*films, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from cxr_mtl.data.geometry import Letterbox
+from cxr_mtl.types import HeatArray, Heatmap
 
 NEGATIVE = 0.5  # the most that a finding below its threshold may glow: nobody should take it for a called one
 MAX_SIDE = 512  # of the PNG; the map has some ten cells a side, so more pixels would only be interpolation
+ARRAY_SIDE = 128  # of the array: for counting, not for looking at, so a few numbers a cell are enough
+
+_DTYPE = "<f4"
 
 
 def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:
@@ -30,23 +34,45 @@ def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:
     return cam / peak * (1.0 if probability >= threshold else NEGATIVE * probability / threshold)
 
 
-def to_film(heat: Tensor, box: Letterbox) -> Tensor:
+def to_film(heat: Tensor, box: Letterbox, max_side: int = MAX_SIDE) -> Tensor:
     """Enlarge a map of the input square and cut the submitted film out of it.
 
     Args:
         heat: (H, W) at least 0, over the input square.
         box: where the film lies in the square.
+        max_side: the most pixels a side.
 
     Returns:
-        (h, w) at least 0, with the film's shape, longest side at most ``MAX_SIDE``.
+        (h, w) at least 0, with the film's shape, longest side at most ``max_side``.
     """
     square = F.interpolate(heat[None, None].float(), (box.size, box.size), mode="bicubic", align_corners=False)
     corners = box.to_input(np.array([[0, 0, box.width, box.height]], dtype=np.float64))[0]
     x1, y1, x2, y2 = (int(v) for v in np.round(corners))
     film = square[:, :, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
-    scale = min(1.0, MAX_SIDE / max(box.width, box.height))
+    scale = min(1.0, max_side / max(box.width, box.height))
     shape = (max(1, round(box.height * scale)), max(1, round(box.width * scale)))
     return F.interpolate(film, shape, mode="bilinear", align_corners=False)[0, 0].clamp(min=0)  # bicubic undershoots
+
+
+def make_heatmap(finding: str, heat: Tensor, box: Letterbox, method: str, format: str) -> Heatmap:
+    """The answer's heat map.
+
+    Args:
+        finding: by name.
+        heat: (H, W) 0 to 1, over the input square.
+        box: where the film lies in the square.
+        method: what made it.
+        format: one of ``types.HEATMAP_FORMATS``.
+    """
+    if format == "array":
+        return Heatmap(finding, None, method, to_array(to_film(heat, box, ARRAY_SIDE)))
+    return Heatmap(finding, to_png(to_film(heat, box)), method)
+
+
+def to_array(heat: Tensor) -> HeatArray:
+    """(h, w) map, 0 to 1, as numbers."""
+    values = heat.clamp(max=1).cpu().numpy().astype(_DTYPE)
+    return HeatArray((len(values), len(values[0])), base64.b64encode(values.tobytes()).decode("ascii"), _DTYPE)
 
 
 def to_png(heat: Tensor) -> str:

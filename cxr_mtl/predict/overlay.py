@@ -181,7 +181,10 @@ def _metrics(font: Font) -> tuple[int, int]:
 
 
 def _decode(heatmap: Heatmap) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(heatmap.png))).convert("L")
+    if heatmap.array is not None:
+        values = np.frombuffer(base64.b64decode(heatmap.array.data), heatmap.array.dtype).reshape(heatmap.array.shape)
+        return Image.fromarray((values * 255).round().astype(np.uint8))
+    return Image.open(io.BytesIO(base64.b64decode(heatmap.png or ""))).convert("L")
 
 
 def _viridis(strength: float) -> NDArray[np.uint8]:

@@ -24,8 +24,9 @@ from cxr_mtl.model.weak import weak_boxes
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.compiled import doubtful, load_compiled, replace_rows
 from cxr_mtl.predict.explain import explain
-from cxr_mtl.predict.heatmap import strength, to_film, to_png
+from cxr_mtl.predict.heatmap import make_heatmap, strength
 from cxr_mtl.predict.response import check_options, findings_to_map, respond
+from cxr_mtl.predict.watch import Stopwatch, lap
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
 
 FloatTable = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -60,12 +61,25 @@ class Looked:
     novelty: FloatTable
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What computes the encoder."""
+
+    name: str
+    precision: str
+    device: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision} on {self.device}, {self.threads} threads"
+
+
 class LocalPredictor:
     """A bundle on this machine.
 
     Attributes:
         bundle: what it answers with.
-        engine: what computes the encoder, and in which precision.
+        engine: what computes its encoder.
     """
 
     def __init__(self, bundle: Path | Bundle, device: str | None = None, threads: int | None = None) -> None:
@@ -82,11 +96,12 @@ class LocalPredictor:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
-        self._model, self._margins, self.engine = self.bundle.model, dict[str, float](), "torch f32"
+        self._model, self._margins, name, precision = self.bundle.model, dict[str, float](), "torch", "float32"
         compiled = load_compiled(self.bundle, torch.get_num_threads()) if self._device.type == "cpu" else None
         if compiled is not None:
             self._model, self._margins = compiled.model, dict(compiled.margins)
-            self.engine = f"openvino {compiled.precision}"
+            name, precision = "openvino", compiled.precision
+        self.engine = Engine(name, precision, str(self._device), torch.get_num_threads())
 
     def predict(
         self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
@@ -99,19 +114,24 @@ class LocalPredictor:
         """
         return self.predict_each([(source, options) for source in sources])
 
-    def predict_each(self, requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
-        """The same with options for each film, as a server's batch brings them."""
+    def predict_each(
+        self, requests: Sequence[tuple[Path | bytes, Options]], watch: Stopwatch | None = None
+    ) -> list[Prediction | ImageError]:
+        """The same with options for each film, as a server's batch brings them, and a watch to time the steps by."""
+        watch = watch or Stopwatch()
         results: list[Prediction | ImageError | None] = [None] * len(requests)
         films: dict[int, Admitted] = {}
         for i, (source, options) in enumerate(requests):
             try:
                 check_options(self.bundle, options)
-                films[i] = admit_film(self.bundle, read_frontal(source), source)
+                with lap(watch.preprocess):
+                    films[i] = admit_film(self.bundle, read_frontal(source), source)
             except ImageError as error:
                 results[i] = error
         if films:
-            outputs, answers = self._judge(list(films.values()), [requests[i][1] for i in films])
-            unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
+            with lap(watch.model):
+                outputs, answers = self._judge(list(films.values()), [requests[i][1] for i in films])
+                unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])
                 maps = [m[row : row + 1] for m in outputs.features]
@@ -218,7 +238,7 @@ class LocalPredictor:
             column = bundle.ontology.index(name)
             heat = explain(method, bundle.model, image, maps, column, network.views)
             shown = strength(heat, float(answer.finding_probability[column]), thresholds[name])
-            heatmaps.append(Heatmap(name, to_png(to_film(shown, film.box)), method))
+            heatmaps.append(make_heatmap(name, shown, film.box, method, options.heatmap_format))
         return tuple(heatmaps)
 
 

@@ -16,6 +16,7 @@ DISCLAIMER = "Research use only. Not for clinical use."
 EXPLANATIONS = ("grad_cam", "attention", "integrated_gradients", "occlusion")
 """Methods of a heat map; what each shows stands in predict/explain.py."""
 _OLD_METHOD = "grad_cam"  # of answers from before there was a choice, which do not say it
+HEATMAP_FORMATS = ("png", "array")
 FLAGGED = "flagged"
 """Instead of a finding to map: every one that is called, but for the one that says that a film shows nothing."""
 
@@ -70,6 +71,9 @@ class Options:
         heatmaps: findings to answer with a heat map for; ``flagged`` for each that is called.
         explain: one of ``EXPLANATIONS``, by which the maps are made; None for the model's own attention where it has
             one, and Grad-CAM else. Without ``heatmaps`` it asks for those of what is flagged.
+        heatmap_format: one of ``HEATMAP_FORMATS``.
+        top_k: the most probable findings to answer with, of ``findings`` where both are given; None for all.
+            What is left out has no box, and is not flagged; a heat map that is asked for by name is made all the same.
     """
 
     operating_point: str = "balanced"
@@ -77,6 +81,8 @@ class Options:
     boxes: bool = True
     heatmaps: tuple[str, ...] = ()
     explain: str | None = None
+    heatmap_format: str = "png"
+    top_k: int | None = None
 
 
 DEFAULT_OPTIONS = Options()
@@ -106,15 +112,46 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Heatmap:
-    """Where one finding's score is sensitive: PNG, 8-bit grey, base64, covering the whole submitted film.
+class HeatArray:
+    """``shape`` rows and columns of ``dtype``, row by row, in base64: ``np.frombuffer`` takes it as it stands."""
 
-    ``method`` is the one of ``EXPLANATIONS`` that made it.
+    shape: tuple[int, int]
+    data: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """Where one finding's score is sensitive, 0 to 1, covering the whole submitted film.
+
+    Attributes:
+        finding: by name.
+        png: 8-bit grey, 255 for 1, in base64; None where an array was asked for.
+        method: the one of ``EXPLANATIONS`` that made it.
+        array: the numbers themselves; None where a PNG was asked for.
     """
 
     finding: str
-    png: str
+    png: str | None
     method: str
+    array: HeatArray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"finding": self.finding, "method": self.method}
+        if self.png is not None:
+            said["png"] = self.png
+        if self.array is not None:
+            said["array"] = {"dtype": self.array.dtype, "shape": list(self.array.shape), "data": self.array.data}
+        return said
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Heatmap:
+        """The inverse of ``to_dict``."""
+        array = None
+        if (given := said.get("array")) is not None:
+            rows, columns = given["shape"]
+            array = HeatArray((rows, columns), given["data"], given["dtype"])
+        return cls(said["finding"], said.get("png"), said.get("method", _OLD_METHOD), array)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +202,7 @@ class Prediction:
                 for r in self.regions
             ]
         if self.heatmaps:
-            body["heatmaps"] = [{"finding": h.finding, "method": h.method, "png": h.png} for h in self.heatmaps]
+            body["heatmaps"] = [heatmap.to_dict() for heatmap in self.heatmaps]
         return body
 
     @classmethod
@@ -185,9 +222,7 @@ class Prediction:
                 ScoredBox(b["finding"], b["score"], _four(b["xyxy"]), b.get("weak", False)) for b in body["boxes"]
             ),
             warnings=tuple(body["warnings"]),
-            heatmaps=tuple(
-                Heatmap(h["finding"], h["png"], h.get("method", _OLD_METHOD)) for h in body.get("heatmaps", ())
-            ),
+            heatmaps=tuple(Heatmap.from_dict(heatmap) for heatmap in body.get("heatmaps", ())),
             regions=tuple(
                 Region(_four(r["xyxy"]), tuple((f["finding"], f["score"]) for f in r["findings"]))
                 for r in body.get("regions", ())

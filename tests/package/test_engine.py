@@ -52,7 +52,7 @@ def equipped(bundle: Bundle, converted: Path, tmp_path: Path) -> Bundle:
     shutil.copytree(bundle.folder, folder)
     for name in FILES[:2]:
         shutil.copyfile(converted / name, folder / name)
-    About(bundle.sha256, "f32").write(folder)
+    About(bundle.sha256, "float32").write(folder)
     return replace(bundle, folder=folder)
 
 
@@ -89,7 +89,10 @@ def probabilities(predictor: LocalPredictor, films: list[bytes]) -> np.ndarray[A
 @pytest.mark.parametrize("num", [1, 5])
 def test_float32_is_torchs_whatever_the_batch(bundle: Bundle, equipped: Bundle, num: int) -> None:
     ours, theirs = LocalPredictor(equipped, device="cpu"), LocalPredictor(bundle, device="cpu")
-    assert (ours.engine, theirs.engine) == ("openvino f32", "torch f32")
+    assert (str(ours.engine), str(theirs.engine)) == (
+        "openvino float32 on cpu, 1 threads",
+        "torch float32 on cpu, 1 threads",
+    )
     sent = noise(num, num)
     assert np.abs(probabilities(ours, sent) - probabilities(theirs, sent)).max() < 1e-5
     boxes = [
@@ -136,13 +139,13 @@ def test_rows_are_replaced_in_every_part() -> None:
 
 @pytest.mark.slow
 def test_what_lies_beside_other_weights_is_refused(bundle: Bundle, equipped: Bundle) -> None:
-    About("0" * 64, "f32").write(equipped.folder)
+    About("0" * 64, "float32").write(equipped.folder)
     with pytest.raises(CheckpointError, match="made from other weights"):
         load_compiled(equipped, 1)
     (equipped.folder / ABOUT).write_text("- no\n")
     with pytest.raises(CheckpointError, match=r"encoder\.yaml is not of this version"):
         load_compiled(equipped, 1)
-    About(bundle.sha256, "f32").write(equipped.folder)
+    About(bundle.sha256, "float32").write(equipped.folder)
     (equipped.folder / GRAPH).write_text("<net/>")
     with pytest.raises(CheckpointError, match=r"encoder\.xml cannot be compiled"):
         load_compiled(equipped, 1)
@@ -153,7 +156,7 @@ def test_without_openvino_torch_answers_and_the_log_says_so(
     equipped: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(of_predict, "openvino_is_here", lambda: False)
-    assert LocalPredictor(equipped, device="cpu").engine == "torch f32"
+    assert LocalPredictor(equipped, device="cpu").engine.name == "torch"
     assert "pip install openvino" in caplog.text
 
 
@@ -179,10 +182,10 @@ def test_float32_without_films_is_held_to_noise(bundle: Bundle, tmp_path: Path) 
     said: list[str] = []
     equip(bundle, tmp_path, "auto", None, said.append)
     (line,) = said
-    assert line.startswith("Engine: OpenVINO, f32; on drawn noise its logits are torch's.")
+    assert line.startswith("Engine: OpenVINO, float32; on drawn noise its logits are torch's.")
     assert "Not bfloat16" in line
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
-    assert About.read(tmp_path) == About(bundle.sha256, "f32")
+    assert About.read(tmp_path) == About(bundle.sha256, "float32")
 
 
 def test_eager_leaves_nothing_and_nonsense_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -204,7 +207,7 @@ def test_an_encoder_that_answers_otherwise_is_not_packed(
     torch.nn.init.normal_(bundle.model.findings.linear.weight)  # untrained, a call would hang on nothing that it sees
     found = prove(bundle, _of_other_weights(bundle, tmp_path / "wrong"), films)
     assert any("films have the same calls" in failure for failure in found.failures)
-    About(bundle.sha256, "bf16").write(tmp_path / "wrong")
+    About(bundle.sha256, "bfloat16").write(tmp_path / "wrong")
     assert any("looked at twice" in failure for failure in prove(bundle, tmp_path / "wrong", films).failures)
     monkeypatch.setattr("cxr_mtl.package.engine.prove", lambda *_: found)
     (tmp_path / "out").mkdir()
@@ -216,7 +219,7 @@ def test_an_encoder_that_answers_otherwise_is_not_packed(
 @pytest.mark.slow
 def test_the_proof_of_float32_holds(bundle: Bundle, converted: Path, films: Films, tmp_path: Path) -> None:
     shutil.copytree(converted, tmp_path / "same")
-    About(bundle.sha256, "f32").write(tmp_path / "same")
+    About(bundle.sha256, "float32").write(tmp_path / "same")
     proof = prove(bundle, tmp_path / "same", films)
     assert proof.failures == []
     assert proof.numbers["films"] == 40
@@ -269,7 +272,7 @@ def _of_other_weights(bundle: Bundle, folder: Path) -> Path:
     for weight in other.model.encoder.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     convert_encoder(other.model.encoder, bundle.image_size, folder)
-    About(bundle.sha256, "f32").write(folder)
+    About(bundle.sha256, "float32").write(folder)
     return folder
 
 

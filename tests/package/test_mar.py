@@ -51,10 +51,17 @@ WORKER = """
 import json, os, sys
 import cxr_handler, cxr_mtl
 from cxr_mtl.errors import CheckpointError
+import ts
 from ts.context import Context, RequestProcessor
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.utils.util import list_classes_from_module
 
-context = Context("cxr_mtl", os.getcwd(), {}, 4, None, "0.12.0", model_yaml_config={"cxr_mtl": {"threads": 1}})
+metrics = MetricsCacheYamlImpl(os.path.join(os.path.dirname(ts.__file__), "configs", "metrics.yaml"))
+manifest = json.load(open("MAR-INF/MANIFEST.json"))
+settings = {"cxr_mtl": {"threads": 1}}
+context = Context("cxr_mtl", os.getcwd(), manifest, 4, None, "0.12.0", True, metrics, settings)
+context.request_ids = dict.fromkeys(range(3), "id")
+metrics.set_request_ids("id")
 handler = cxr_handler.CxrHandler()
 handler.initialize(context)
 film = open("../film.png", "rb").read()

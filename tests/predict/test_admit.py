@@ -38,7 +38,7 @@ from cxr_mtl.package.mar import build_archive
 from cxr_mtl.predict import admit
 from cxr_mtl.predict.command import predict_files
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.predict.request import answer_requests
+from cxr_mtl.predict.request import Ask, answer_requests
 from cxr_mtl.types import Prediction, Record
 
 SIDE = 128
@@ -189,7 +189,8 @@ def test_evaluation_hears_of_the_same_novelty(
 
 def test_the_server_answers_with_422(predictor: LocalPredictor, chests: list[Grey]) -> None:
     films = [*refusals(chests[0]).values(), png(chests[1])]
-    responses = answer_requests(predictor, [{"body": {"image": base64.b64encode(film).decode()}} for film in films])
+    asks = [Ask({"body": {"image": base64.b64encode(film).decode()}}) for film in films]
+    responses = answer_requests(predictor, asks)
     assert [r.status for r in responses] == [422, 422, 422, 422, 200]
     assert all("findings" not in json.loads(r.body) for r in responses[:-1])
     assert json.loads(responses[-1].body)["image"]["novelty"]

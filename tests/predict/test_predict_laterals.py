@@ -17,7 +17,7 @@ from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.command import predict_files
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.predict.request import answer_requests
+from cxr_mtl.predict.request import Ask, answer_requests
 from cxr_mtl.types import Prediction
 
 
@@ -65,7 +65,7 @@ def test_a_lateral_gets_a_reason_and_its_neighbours_their_findings(predictor: Lo
 
 def test_the_server_answers_with_422(predictor: LocalPredictor) -> None:
     rows = [{"body": {"image": base64.b64encode(dicom(view)).decode()}} for view in ("LATERAL", "AP")]
-    lateral, frontal = answer_requests(predictor, rows)
+    lateral, frontal = answer_requests(predictor, [Ask(row) for row in rows])
     assert (lateral.status, frontal.status) == (422, 200)
     assert json.loads(lateral.body)["error"]["code"] == "lateral"
     assert "findings" not in json.loads(lateral.body)

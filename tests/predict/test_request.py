@@ -5,29 +5,41 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.request import Response, answer_requests, options_to_dict, parse_request
+from cxr_mtl.predict.request import Ask, Response, answer_requests, options_to_dict, parse_request
+from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, FindingCall, Heatmap, Options, Prediction
 
 FILM = b"\x89PNG film"
 WANTED = Options("sensitive", findings=("Effusion", "Edema"), boxes=False, heatmaps=("Effusion",), explain="occlusion")
 names = st.lists(st.text(), max_size=3).map(tuple)
-any_options = st.builds(Options, st.text(), st.none() | names, st.booleans(), names, st.none() | st.text())
+any_options = st.builds(
+    Options,
+    st.text(),
+    st.none() | names,
+    st.booleans(),
+    names,
+    st.none() | st.text(),
+    st.text(),
+    st.none() | st.integers(),
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
 field_names = st.sampled_from(
-    ["data", "body", "image", "operating_point", "findings", "boxes", "heatmaps", "explain", "boxs"]
+    ["data", "body", "image", "operating_point", "findings", "boxes", "heatmaps", "explain", "top_k", "inputs", "boxs"]
 )
 
 
@@ -37,13 +49,17 @@ class FakePredictor:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def predict_each(self, requests: Sequence[tuple[bytes, Options]]) -> list[Prediction | ImageError]:
+    def predict_each(
+        self, requests: Sequence[tuple[bytes, Options]], watch: Stopwatch | None = None
+    ) -> list[Prediction | ImageError]:
         self.calls.append(len(requests))
         return [self._answer(source, options) for source, options in requests]
 
     def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
         if source.startswith(b"trip"):
             raise ZeroDivisionError("PatientName=Doe^Jane")
+        if source.startswith(b"large"):
+            raise MemoryError
         if source.startswith(b"bad"):
             return ImageError("The film is truncated.", code="truncated", hint="Send it again.")
         probability = float("nan") if source.startswith(b"nan") else 0.25
@@ -53,7 +69,7 @@ class FakePredictor:
 
 def answer(*rows: Any) -> tuple[list[Response], FakePredictor]:
     predictor = FakePredictor()
-    return answer_requests(predictor, rows), predictor
+    return answer_requests(predictor, [Ask(row) for row in rows]), predictor
 
 
 def as_json(**fields: Any) -> bytes:
@@ -80,7 +96,8 @@ def test_a_film_arrives_however_it_is_sent(row: Any) -> None:
 
 def test_options_of_a_form_are_text() -> None:
     form = {"operating_point": b"sensitive", "findings": b"Effusion, Edema", "boxes": b"false", "heatmaps": b"Effusion"}
-    assert parse_request({"data": FILM, "explain": b"occlusion"} | form) == (FILM, WANTED)
+    form |= {"explain": b"occlusion", "heatmap_format": b"array", "top_k": b"3"}
+    assert parse_request({"data": FILM} | form) == (FILM, replace(WANTED, heatmap_format="array", top_k=3))
 
 
 @given(st.binary(), any_options)
@@ -91,7 +108,8 @@ def test_json_brings_back_what_the_client_wants(film: bytes, options: Options) -
 
 def test_old_servers_and_old_answers_are_understood() -> None:
     assert set(options_to_dict(Options())) == {"operating_point", "findings", "boxes", "heatmaps"}, "what is not set"
-    assert options_to_dict(Options(explain="attention"))["explain"] == "attention"
+    later = {"explain": "attention", "top_k": 3, "heatmap_format": "array"}
+    assert options_to_dict(Options(**later)).items() >= later.items()
     call = FindingCall("Edema", "negative", 0.25, 0.5)
     heats = (Heatmap("Edema", "AAAA", "attention"),)
     body = Prediction({"name": "fake"}, {}, "balanced", (call,), (), (), heatmaps=heats).to_dict()
@@ -123,7 +141,13 @@ def test_old_servers_and_old_answers_are_understood() -> None:
         ({"body": {"image": "AAAA", "explain": ["occlusion"]}}, "'explain' is not text", "grad_cam"),
         ({"body": {"image": "AAAA", "findings": "Edema", "heatmaps": [3]}}, "'heatmaps' is not a list", "commas"),
         ({"body": {"image": "AAAA", "findings": {"Edema": 1}}}, "'findings' is not a list", "commas"),
-        ({"body": {"image": "AAAA", "boxes": 2}}, "'boxes' is neither", ""),
+        ({"body": {"image": "AAAA", "boxes": 2}}, "'boxes' is neither true nor false: '2'", ""),
+        ({"body": {"image": "AAAA", "heatmap_format": 3}}, "'heatmap_format' is not text: '3'", "png"),
+        ({"data": FILM, "top_k": b"many"}, "'top_k' is not a whole number: 'many'", "Such as 3"),
+        ({"body": {"image": "AAAA", "top_k": 2.5}}, "'top_k' is not a whole number: '2.5'", "Such as 3"),
+        ({"body": {"image": "AAAA", "top_k": True}}, "'top_k' is not a whole number: 'True'", "Such as 3"),
+        ({"data": FILM, "top_k": b"9" * 5000}, "'top_k' is not a whole number: '9999", "Such as 3"),
+        ({"data": FILM, "a\nb" + "c" * 80: b""}, f"Unknown option 'a?b{'c' * 34}...'", "Known"),
     ],
 )
 def test_a_bad_request_says_what_and_what_to_do(row: Any, message: str, hint: str) -> None:
@@ -168,6 +192,79 @@ def test_a_film_that_trips_the_model_costs_only_itself(caplog: pytest.LogCapture
     assert "Doe" not in caplog.text + json.dumps(error), "the message of an exception can hold patient data"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_a_film_too_large_for_the_memory_is_told_so_and_its_neighbours_are_answered(error: Exception) -> None:
+    class Small(FakePredictor):
+        def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+            if source.startswith(b"large"):
+                raise error
+            return super()._answer(source, options)
+
+    responses = answer_requests(Small(), [Ask(FILM), Ask(b"large"), Ask(FILM)])
+    assert [r.status for r in responses] == [200, 507, 200]
+    assert [r.codes for r in responses] == [("ok",), ("out_of_memory",), ("ok",)]
+    assert responses[1].phrase == "Insufficient Storage"
+    assert "smaller copy" in json.loads(responses[1].body)["error"]["hint"]
+
+
+def test_torchs_own_words_for_a_memory_that_is_full() -> None:
+    class Real(FakePredictor):
+        def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+            torch.empty(1 << 60, dtype=torch.uint8)
+            raise AssertionError
+
+    assert [r.status for r in answer_requests(Real(), [Ask(FILM)])] == [507]
+
+
+def test_the_memory_of_a_batch_that_failed_is_free_when_its_films_are_tried_again() -> None:
+    class Batch:
+        """What a forward pass holds."""
+
+    held: list[weakref.ref[Batch]] = []
+
+    class Fills(FakePredictor):
+        def predict_each(
+            self, requests: Sequence[tuple[bytes, Options]], watch: Stopwatch | None = None
+        ) -> list[Prediction | ImageError]:
+            assert not any(batch() for batch in held)
+            tensors = Batch()
+            held.append(weakref.ref(tensors))
+            if len(requests) > 1:
+                raise MemoryError
+            return super().predict_each(requests, watch)
+
+    assert [r.status for r in answer_requests(Fills(), [Ask(FILM), Ask(FILM)])] == [200, 200]
+
+
+def test_a_request_that_says_what_it_is_called_gets_that_back_with_its_error(caplog: pytest.LogCaptureFixture) -> None:
+    asks = [Ask(b"bad", id="ours"), Ask(b"trip", id="theirs", own_id=True), Ask(FILM, id="fine")]
+    responses = answer_requests(FakePredictor(), asks)
+    assert [r.id for r in responses] == ["ours", "theirs", "fine"]
+    assert [json.loads(r.body).get("request_id") for r in responses] == ["ours", "theirs", None]
+    assert "(id=theirs)" in caplog.text
+
+
+def test_what_was_answered_is_told_without_opening_the_answer() -> None:
+    called = FindingCall("Edema", "positive", 0.75, 0.5)
+
+    class Calls(FakePredictor):
+        def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+            answer = super()._answer(source, options)
+            return replace(answer, findings=(called,)) if isinstance(answer, Prediction) else answer
+
+    responses = answer_requests(Calls(), [Ask(FILM), Ask(b"bad"), Ask({})])
+    assert [r.codes for r in responses] == [("ok",), ("truncated",), ("bad_request",)]
+    assert [r.called for r in responses] == [("Edema",), (), ()]
+
+
 def test_an_answer_that_is_no_json_is_a_fault_of_ours() -> None:
     responses, _ = answer(b"nan")
     assert responses[0].status == 500
@@ -181,8 +278,8 @@ def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_find
             asked.append(options)
             return super()._answer(source, options)
 
-    rows = [FILM, FILM, {}, {"data": FILM, "heatmaps": b"Mass"}]
-    assert [r.status for r in answer_requests(Listens(), rows, [1, 2, 3])] == [200, 200, 400, 200]
+    asks = [Ask(FILM), Ask(FILM, True), Ask({}, True), Ask({"data": FILM, "heatmaps": b"Mass"}, True)]
+    assert [r.status for r in answer_requests(Listens(), asks)] == [200, 200, 400, 200]
     assert [options.heatmaps for options in asked] == [(), (FLAGGED,), ("Mass",)]
 
 
@@ -200,9 +297,9 @@ def test_a_row_to_be_explained_gets_maps_of_what_is_flagged_unless_it_names_find
 )
 def test_what_would_keep_a_worker_too_long_is_refused_before_it_is_asked(options: dict[str, Any], status: int) -> None:
     rows = [{"body": {"image": base64.b64encode(FILM).decode()} | options}, FILM]
-    for explained in ((), (0,)):  # of /explanations, too
+    for explain in (False, True):  # of /explanations, too
         predictor = FakePredictor()
-        responses = answer_requests(predictor, rows, explained)
+        responses = answer_requests(predictor, [Ask(row, explain) for row in rows])
         assert [r.status for r in responses] == [status, 200]
         assert predictor.calls == [1 if status == 400 else 2]
         if status == 400:
