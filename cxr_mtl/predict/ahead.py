@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def in_order(work: Callable[[Item], Made], items: Iterable[Item], *, threads: int, ahead: int) -> Iterator[Made]:
+def in_order(work: Callable[[Item], Made], items: Iterable[Item], *, threads: int, ahead: int) -> Generator[Made]:
     """Results in the order of their items, made by threads; at most ``ahead`` are made or under way and not taken.
 
     Who takes no more of them, closes it, or meets an error of the work leaves nothing running.
