@@ -12,7 +12,7 @@ from typing import Self
 import httpx
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, read_film
+from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, name_of, read_film
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
 
@@ -69,7 +69,7 @@ class AsyncRemotePredictor:
         film = await asyncio.to_thread(read_film, source)
         if isinstance(film, ImageError):
             return film
-        turn = Turn(self._server, film, options)
+        turn = Turn(self._server, film, options, name_of(source))
         while True:
             try:
                 said: httpx.Response | Exception = await self._client.post(turn.url, timeout=turn.timeout, **turn.form)

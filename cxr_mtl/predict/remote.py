@@ -13,7 +13,7 @@ import httpx
 
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.ahead import in_order
-from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, read_film
+from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, name_of, read_film
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
 _NAME_FILE = "`cxr-mtl serve --status` says where key_file.json is."
@@ -101,7 +101,7 @@ class RemotePredictor:
         film = read_film(source)
         if isinstance(film, ImageError):
             return film
-        turn = Turn(self._server, film, options)
+        turn = Turn(self._server, film, options, name_of(source))
         while True:
             try:
                 said: httpx.Response | Exception = self._client.post(turn.url, timeout=turn.timeout, **turn.form)

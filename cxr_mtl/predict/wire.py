@@ -18,14 +18,14 @@ from typing import Any
 
 import httpx
 
-from cxr_mtl.data.refuse import refuse
+from cxr_mtl.data.refuse import NAMELESS, printable, refuse
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.request import options_to_dict
 from cxr_mtl.types import PREDICTION_SCHEMA, Options, Prediction
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 """Seconds before the first and, doubled each time, before a late try; each is cut by up to half, at random."""
-BUSY = (429, 503)
+BUSY, NO_MEMORY = (429, 503), 507
 
 _START = "Start one with `cxr-mtl serve`."
 _NAME_KEY = "`cxr-mtl serve --status` says where key_file.json is; its inference key goes into 'Authorization: Bearer'."
@@ -76,11 +76,11 @@ class Turn:
         form: what is posted: the file as it is, and options as text.
     """
 
-    def __init__(self, server: Server, film: bytes, options: Options) -> None:
+    def __init__(self, server: Server, film: bytes, options: Options, name: str = NAMELESS) -> None:
         self.url = f"{server.url}/predictions/{server.model}"
         # Not the file's own name, which may be a patient's and would stand in a server's log.
         self.form: dict[str, Any] = {"files": {"data": ("film", film)}, "data": form_fields(options)}
-        self._server, self._size, self._tried = server, len(film), 0
+        self._server, self._size, self._name, self._tried = server, len(film), name, 0
         self._deadline = time.monotonic() + server.timeout
 
     @property
@@ -105,7 +105,7 @@ class Turn:
         else:
             outcome = self._answer(said)
             died = said.status_code == 500 and _DIED in said.text
-            if said.status_code in BUSY or died:
+            if said.status_code in (*BUSY, NO_MEMORY) or died:  # who had no memory is replaced
                 again, least = True, retry_after(said.headers)
         if again and self._tried <= self._server.retries:
             pause = max(least, pause_before(self._tried))
@@ -131,7 +131,10 @@ class Turn:
         status, url = response.status_code, self._server.url
         body = json_object(response)
         if isinstance(error := body.get("error"), dict) and status not in BUSY:
-            return ImageError(str(error["message"]), code=str(error["code"]), hint=str(error["hint"]), status=status)
+            message = str(error["message"])
+            if message.startswith(f"{NAMELESS} "):  # the server was not told
+                message = self._name + message.removeprefix(NAMELESS)
+            return ImageError(message, code=str(error["code"]), hint=str(error["hint"]), status=status)
         if body.get("schema") == PREDICTION_SCHEMA:
             return Prediction.from_dict(body)
         if status == 413:
@@ -215,15 +218,21 @@ def certificates(ca: Path | None) -> ssl.SSLContext:
         raise ServeError(what, hint="A PEM file, as of `openssl req -x509`, is wanted.") from None
 
 
+def name_of(source: Path | bytes) -> str:
+    """What messages call a film."""
+    return printable(source.name) if isinstance(source, Path) else NAMELESS
+
+
 def read_film(source: Path | bytes) -> bytes | ImageError:
     """The file's bytes, or the refusal that the local predictor gives."""
     if isinstance(source, bytes):
         return source
+    name = name_of(source)
     try:
         if source.exists() and not source.is_file():  # A folder; or a pipe or device, which may never end.
-            return refuse("unreadable", f"{source.name} is not a file.", "Name the film itself.")
+            return refuse("unreadable", f"{name} is not a file.", "Name the film itself.")
         return source.read_bytes()
     except FileNotFoundError:
-        return refuse("missing", f"{source.name} does not exist.", "Check the path.")
+        return refuse("missing", f"{name} does not exist.", "Check the path.")
     except (OSError, ValueError):
-        return refuse("unreadable", f"{source.name} cannot be opened.", "Check the path and its permissions.")
+        return refuse("unreadable", f"{name} cannot be opened.", "Check the path and its permissions.")

@@ -245,9 +245,9 @@ def answer(asker: Any, count: int, out: Path, batch: int, rank: Rank = Rank(), t
 
 
 @pytest.mark.slow
-@settings(max_examples=25, phases=[Phase.generate])  # shrinking would take minutes of writing files
+@settings(max_examples=15, phases=[Phase.generate])  # shrinking would take minutes of writing files
 @given(
-    count=st.integers(1, 150),
+    count=st.integers(1, 90),
     batch=st.integers(1, 9),
     kills=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 25)), max_size=6),
     world=st.integers(1, 3),

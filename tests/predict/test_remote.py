@@ -67,6 +67,19 @@ def test_a_bad_film_costs_only_itself(tmp_path: Path) -> None:
     assert (gone.code, gone.message) == ("missing", "missing.png does not exist.")
 
 
+def test_messages_name_the_file_as_local_ones_do(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert b"film\n1.png" not in request.content
+        error = ImageError("the picture is empty.", code="empty", hint="Again.", status=400)
+        return httpx.Response(400, json=error.to_dict())
+
+    film = tmp_path / "film\n1.png"
+    film.touch()
+    named, nameless = predictor(answer).predict([film, b""])
+    assert str(named) == "film?1.png is empty. Again."
+    assert str(nameless) == "the picture is empty. Again."
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

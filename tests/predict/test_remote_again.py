@@ -85,6 +85,7 @@ def refusal(status: int, message: str = "", **headers: str) -> httpx.Response:
         refusal(503),
         refusal(429),
         refusal(500, "Worker died."),
+        httpx.Response(507, json=ImageError("No memory.", code="memory", status=507).to_dict()),
         httpx.Response(503, json=ImageError("Busy.", code="busy", status=503).to_dict()),
         httpx.ConnectError("refused"),
         httpx.ConnectTimeout("no route"),
