@@ -155,13 +155,13 @@ class Parts:
         """
         try:
             with alone(self.folder):
-                if self.out.exists():
-                    return None
-                return self._join()
+                if not self.out.exists():
+                    return self._join()
         except FileNotFoundError:
-            if self.out.exists():
-                return None
-            raise
+            if not self.out.exists():
+                raise
+        shutil.rmtree(self.folder, ignore_errors=True)  # a rank that came late may have made it anew
+        return None
 
     def _join(self) -> Summary:
         said = [self._said(block) for block in self.blocks.all]

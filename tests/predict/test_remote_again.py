@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretended import URL, fields_of, prediction
+from pretended import URL, fields_of, listener, prediction
 
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict import AsyncRemotePredictor, RemotePredictor, wire
@@ -219,54 +215,6 @@ def test_film_and_options_survive_the_form(film: bytes, options: Options) -> Non
     assert parse_request({**fields, "data": film}) == (film, options)
     assert film in request.content
     assert len(request.content) < len(film) + 1200  # as it is: no base64
-
-
-class Broken(BaseHTTPRequestHandler):
-    """Answers well over connections that it keeps, but for what its server is told to do first."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        server: Any = self.server
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps(prediction(1).to_dict()).encode()
-        todo = server.todo.pop(0) if server.todo else "answer"
-        if todo == "hang up":
-            self.close_connection = True
-            return
-        if todo == "sleep":
-            time.sleep(1.0)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if todo == "cut" else body)
-        self.close_connection = todo in ("cut", "answer and close")
-
-    def log_message(self, *_: object) -> None:
-        """Tests print nothing."""
-
-
-class Listener(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Broken)
-        self.todo: list[str] = []
-        self.connections = 0
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.connections += 1
-        super().process_request(request, client_address)
-
-
-@contextmanager
-def listener(wrap: ssl.SSLContext | None = None) -> Iterator[Listener]:
-    with Listener() as server:
-        if wrap:
-            server.socket = wrap.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_connections_are_kept(ask: Ask) -> None:
