@@ -222,5 +222,5 @@ def alone(folder: Path) -> Iterator[None]:
             logger.info("%s: another process writes into this folder; waiting for it", folder)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            logger.warning("%s: no locks on this file system (%s); start one process at a time", folder, error.strerror)
+            logger.warning("%s: this file system has no locks (%s); start one at a time", folder, error.strerror)
         yield

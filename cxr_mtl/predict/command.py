@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
-from cxr_mtl.predict.askers import Asker, ServerAsker
+from cxr_mtl.predict.askers import ServerAsker
 from cxr_mtl.predict.films import MANIFEST, files_of, find_films
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.marks import NORMAL_NAMES
@@ -119,16 +119,15 @@ def predict_many(
     rank = rank_of(os.environ)
     films = find_films(named, split)
     options = Options(operating_point=operating_point)
-    asker: Asker
     if url is None:
         from cxr_mtl.predict.bundle_asker import BundleAsker
 
-        asker, batch = BundleAsker(Path(bundle), options, rank), batch_size
-    else:
-        key = read_key(key_file) if key_file else None
-        remote = RemotePredictor(url, key, bundle, concurrency=batch_size, retries=RETRIES, ca=ca)
-        asker, batch = ServerAsker(remote, options), 1  # the server makes batches of its own
-    return answer_many(asker, films, out, options, rank=rank, batch=batch, tell=tell)
+        asker = BundleAsker(Path(bundle), options, rank)
+        return answer_many(asker, films, out, options, rank=rank, batch=batch_size, tell=tell)
+    key = read_key(key_file) if key_file else None
+    with RemotePredictor(url, key, bundle, concurrency=batch_size, retries=RETRIES, ca=ca) as remote:
+        # The server makes batches of its own.
+        return answer_many(ServerAsker(remote, options), films, out, options, rank=rank, batch=1, tell=tell)
 
 
 def save_pictures(file: Path, prediction: Prediction, target: Path) -> None:
