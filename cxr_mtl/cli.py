@@ -12,6 +12,7 @@ import typer
 
 from cxr_mtl import __version__
 from cxr_mtl.cli_data import Manifest, data
+from cxr_mtl.cli_predict import predict
 from cxr_mtl.errors import CxrError
 
 app = typer.Typer(
@@ -189,45 +190,7 @@ def calibrate(
     print("\n".join([*run(bundle, manifest, split, out), f"Bundle: {out}. Next: cxr-mtl evaluate {out} {manifest}"]))
 
 
-@app.command()
-def predict(
-    bundle: Annotated[str, typer.Argument(help="Bundle folder; with --url, the model's name on the server.")],
-    files: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and heat map.")] = None,
-    operating_point: Annotated[str, typer.Option(help="balanced, f1, sensitive or specific.")] = "balanced",
-    heatmap: Annotated[
-        list[str] | None, typer.Option(help="Finding to map, or `flagged` for each that is; may be repeated.")
-    ] = None,
-    explain: Annotated[
-        str | None,
-        typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable findings; all by default.")] = None,
-    url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
-) -> None:
-    """Judge films. Exit code 1 if any could not be judged.
-
-    Example: cxr-mtl predict runs/nih_convnext/best film.dcm --overlay pictures
-    """
-    from cxr_mtl.predict.command import predict_files
-
-    failed = predict_files(
-        bundle,
-        files,
-        tell=print,
-        as_json=as_json,
-        overlay=overlay,
-        operating_point=operating_point,
-        heatmaps=tuple(heatmap or ()),
-        explain=explain,
-        top_k=top_k,
-        url=url,
-        key_file=key_file,
-    )
-    if failed:
-        raise typer.Exit(1)
+app.command()(predict)
 
 
 @app.command()

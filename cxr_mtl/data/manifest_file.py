@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cxr_mtl.data.manifest import COLUMNS, LABEL, NULLABLE, Manifest, column_of
@@ -18,6 +19,8 @@ from cxr_mtl.ontology import Ontology
 from cxr_mtl.types import Box
 
 MANIFEST_SCHEMA = "cxr-mtl.manifest/1"
+WHO = ("image_path", "image_id", "patient_id", "study_id")
+"""The columns that name a film."""
 
 _METADATA = b"cxr_mtl"
 _BOX = pa.struct(
@@ -67,7 +70,39 @@ def load_manifest(path: Path) -> Manifest:
     except (CxrError, KeyError, TypeError, ValueError) as err:
         raise DataError(f"{path}: the ontology in its metadata cannot be read ({err}).", hint=_REIMPORT) from err
     frame = _to_pandas(path, table, ontology)
-    return Manifest(frame, _find_root(path, meta, frame), ontology, meta["info"])
+    return Manifest(frame, _find_root(path, meta, str(frame["image_path"].iat[0])), ontology, meta["info"])
+
+
+def list_films(path: Path, split: str | None = None) -> tuple[pa.Table, Path]:
+    """Who and where the films are, and the folder that their paths are relative to.
+
+    Without labels and boxes a million rows take some 100 MB; ``load_manifest`` makes gigabytes of them.
+
+    Args:
+        path: of the manifest.
+        split: ``train``, ``val`` or ``test``; None for all rows.
+
+    Returns:
+        (N, len(WHO)) texts, in the manifest's order.
+
+    Raises:
+        DataError: what is wrong with the file, or that no film is in the split.
+    """
+    path = Path(path)
+    table = _read_parquet(path, [*WHO, "split"])
+    meta = _read_metadata(path, table)
+    if missing := [c for c in (*WHO, "split") if c not in table.column_names]:
+        raise DataError(f"{path} lacks the column {', '.join(missing)}.", hint=_REIMPORT)
+    if not table.num_rows:
+        raise DataError(f"{path} has no rows.", hint=_REIMPORT)
+    root = _find_root(path, meta, str(table["image_path"][0].as_py()))
+    if split is not None:
+        held = sorted({str(name) for name in table["split"].unique().to_pylist() if name})
+        table = table.filter(pc.equal(table["split"], split))
+        if not table.num_rows:
+            what = f"No film of {path} is in split {split!r}."
+            raise DataError(what, hint=f"It has: {', '.join(held) or 'none; `cxr-mtl data split` deals them'}.")
+    return table.select(WHO).cast(pa.schema([(name, pa.string()) for name in WHO])).combine_chunks(), root
 
 
 def _to_arrow(manifest: Manifest, folder: Path) -> pa.Table:
@@ -103,11 +138,11 @@ def _boxes_from_arrow(column: pa.ChunkedArray) -> list[tuple[Box, ...]]:
     return [tuple(Box(**box) for box in row or ()) for row in column.to_pylist()]
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path} does not exist.", hint=_REIMPORT)
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as err:
         raise DataError(f"{path} is not a readable Parquet file.", hint=_REIMPORT) from err
 
@@ -152,8 +187,7 @@ def _from_arrow(name: str, column: pa.ChunkedArray) -> Any:
     return column.to_pandas()
 
 
-def _find_root(path: Path, meta: dict[str, Any], frame: pd.DataFrame) -> Path:
+def _find_root(path: Path, meta: dict[str, Any], first: str) -> Path:
     beside = Path(os.path.normpath(path.resolve().parent / meta["root"]))
     choices = [beside, Path(meta.get("root_absolute", beside))]
-    first = str(frame["image_path"].iat[0])
     return next((root for root in choices if (root / first).exists()), beside)

@@ -206,9 +206,9 @@ def checksum(films: NDArray[np.uint8]) -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time pack into a folder; the lock of one that was killed is gone with it.
+    """Let one process at a time write into a folder; the lock of one that was killed is gone with it.
 
-    Where the file system has no locks, packers work at once and write the same bytes: slower, but no harm.
+    Where the file system has no locks, they work at once and write the same bytes: slower, but no harm.
     """
     try:
         import fcntl
@@ -219,8 +219,8 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("%s: another process is packing into this folder; waiting for it", folder)
+            logger.info("%s: another process writes into this folder; waiting for it", folder)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            logger.warning("%s: this file system has no locks (%s); start one packer at a time", folder, error.strerror)
+            logger.warning("%s: this file system has no locks (%s); start one at a time", folder, error.strerror)
         yield

@@ -18,7 +18,7 @@ from cxr_mtl.data.container import JPEG_MAGIC, PNG_MAGIC, walk_jpeg, walk_png
 from cxr_mtl.data.dicom import read_dicom
 from cxr_mtl.data.elements import is_dicom
 from cxr_mtl.data.raster import decode
-from cxr_mtl.data.refuse import MAX_BYTES, RESEND, check_size, refuse
+from cxr_mtl.data.refuse import MAX_BYTES, NAMELESS, RESEND, check_size, printable, refuse
 from cxr_mtl.errors import ImageError
 from cxr_mtl.types import Radiograph
 
@@ -95,7 +95,7 @@ def named(source: Path | bytes, error: ImageError, *, name: str = "") -> ImageEr
 def _called(source: Path | bytes, name: str) -> str:
     """The film's name in messages."""
     given = PurePath(name.replace("\\", "/")).name  # a path may tell more than the file's name, and travels with logs
-    return _printable(given or (source.name if isinstance(source, Path) else "") or "the picture")
+    return printable(given or (source.name if isinstance(source, Path) else "") or NAMELESS)
 
 
 def _named(called: str, error: ImageError) -> ImageError:
@@ -158,9 +158,3 @@ def _foreign(data: bytes) -> str:
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:1024]):
         return "text"
     return "something unknown"
-
-
-def _printable(name: str) -> str:
-    """A name that stays on one line of a message or log."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return shown if len(shown) <= 80 else f"{shown[:60]}...{shown[-17:]}"

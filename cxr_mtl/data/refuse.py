@@ -31,6 +31,8 @@ STATUS = {
     "inverted": 422,
 }
 
+NAMELESS = "the picture"
+"""What messages call a film that came without a name."""
 RESEND = "Send the file again, or export it anew from where it came."
 
 
@@ -61,3 +63,9 @@ def check_size(width: int, height: int) -> None:
             f"is {width} x {height} px, under {MIN_SIDE} px a side",
             "Send the film itself, not a thumbnail.",
         )
+
+
+def printable(name: str) -> str:
+    """A name that stays on one line of a message or log."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return shown if len(shown) <= 80 else f"{shown[:60]}...{shown[-17:]}"

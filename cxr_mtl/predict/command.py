@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
+from cxr_mtl.predict.askers import ServerAsker
+from cxr_mtl.predict.films import MANIFEST, files_of, find_films
+from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
-from cxr_mtl.predict.predictor import LocalPredictor, Predictor
 from cxr_mtl.predict.remote import RemotePredictor, read_key
+from cxr_mtl.predict.shards import rank_of
 from cxr_mtl.types import DISCLAIMER, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
+RETRIES = 10  # of one of many films: some 50 s, in which a server's worker starts anew
 
 
 def predict_files(
@@ -30,12 +35,13 @@ def predict_files(
     top_k: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
+    ca: Path | None = None,
 ) -> int:
     """Judge files and tell of each; gives the number that could not be judged.
 
     Args:
         bundle: folder, or the model's name on the server.
-        files: to judge, in this order.
+        files: to judge, in this order; of a folder all.
         tell: called with one text a file.
         as_json: the prediction contract instead of a table.
         overlay: folder for pictures: one a film, or with several heat maps one a map.
@@ -45,17 +51,23 @@ def predict_files(
         top_k: the most probable findings to tell of; None for all.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
+        ca: certificate of that server, or of its authority.
 
     Raises:
-        ConfigError: heat maps are asked for and nothing shows them, or an option is none of the model's.
+        ConfigError: heat maps are asked for and nothing shows them, an option is none of the model's, or a manifest is
+            named.
     """
     if (heatmaps or explain) and overlay is None and not as_json:
         raise ConfigError("A table of words shows no heat map.", hint="Add --overlay FOLDER for pictures, or --json.")
-    predictor: Predictor
+    if manifest := next((file for file in files if file.suffix == MANIFEST), None):
+        raise ConfigError(f"{manifest} is a manifest.", hint="Say where its answers go: --out predictions.parquet.")
+    files = [path for file in files for path in files_of(file)]
     if url is None:
-        predictor = LocalPredictor(Path(bundle))
+        from cxr_mtl.predict.predictor import LocalPredictor  # here, for who asks a server needs no torch
+
+        predict = LocalPredictor(Path(bundle)).predict
     else:
-        predictor = RemotePredictor(url, read_key(key_file) if key_file else None, model=bundle)
+        predict = RemotePredictor(url, read_key(key_file) if key_file else None, bundle, ca=ca).predict
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
     options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain, top_k=top_k)
@@ -63,7 +75,7 @@ def predict_files(
     pictures = picture_names(files)
     for start in range(0, len(files), TOGETHER):
         part = files[start : start + TOGETHER]
-        for file, result in zip(part, predictor.predict(part, options), strict=True):
+        for file, result in zip(part, predict(part, options), strict=True):
             if isinstance(result, ImageError):
                 if result.code == "bad_request":
                     raise ConfigError(result.message, hint=result.hint)
@@ -74,6 +86,50 @@ def predict_files(
             if overlay is not None:
                 save_pictures(file, result, overlay / pictures[file])
     return failed
+
+
+def predict_many(
+    bundle: str,
+    named: Sequence[Path],
+    out: Path,
+    *,
+    tell: Callable[[str], None],
+    split: str | None = None,
+    operating_point: str = "balanced",
+    batch_size: int = 16,
+    url: str | None = None,
+    key_file: Path | None = None,
+    ca: Path | None = None,
+) -> int:
+    """Judge a manifest's films, or files and folders, into one Parquet file; one of several ranks, or alone.
+
+    Args:
+        bundle: folder, or the model's name on the server.
+        named: a manifest, or files and folders.
+        out: the file; what was answered before it is finished lies beside it, and is gone on with.
+        tell: called with what came out.
+        split: of the manifest; None for all.
+        operating_point: by name.
+        batch_size: films judged together; of a server, asked at once.
+        url: of a server to ask instead of a bundle.
+        key_file: of that server.
+        ca: certificate of that server, or of its authority.
+
+    Returns:
+        How many films have no answer, from the rank that joined all answers; 0 from the others.
+    """
+    rank = rank_of(os.environ)
+    films = find_films(named, split)
+    options = Options(operating_point=operating_point)
+    if url is None:
+        from cxr_mtl.predict.bundle_asker import BundleAsker
+
+        asker = BundleAsker(Path(bundle), options, rank)
+        return answer_many(asker, films, out, options, rank=rank, batch=batch_size, tell=tell)
+    key = read_key(key_file) if key_file else None
+    with RemotePredictor(url, key, bundle, concurrency=batch_size, retries=RETRIES, ca=ca) as remote:
+        # The server makes batches of its own.
+        return answer_many(ServerAsker(remote, options), films, out, options, rank=rank, batch=1, tell=tell)
 
 
 def save_pictures(file: Path, prediction: Prediction, target: Path) -> None:

@@ -10,23 +10,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pretended import URL, fields_of, prediction
 
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.predict.request import parse_request
-from cxr_mtl.types import FindingCall, Options, Prediction, ScoredBox
-
-URL = "http://127.0.0.1:9"
-
-
-def prediction(size: int) -> Prediction:
-    calls = (FindingCall("Edema", "positive", 0.75, 0.5), FindingCall("Hernia", "not_trained"))
-    boxes = (ScoredBox("Edema", 0.5, (1.0, 2.0, 3.0, 4.5)),)
-    return Prediction({"name": "m"}, {"bytes": size}, "f1", calls, (), boxes, warnings=("windowed",))
+from cxr_mtl.types import Options
 
 
 def predictor(answer: Callable[[httpx.Request], httpx.Response], key: str | None = "secret") -> RemotePredictor:
-    return RemotePredictor(URL + "/", key, transport=httpx.MockTransport(answer))
+    return RemotePredictor(URL + "/", key, retries=0, transport=httpx.MockTransport(answer))
 
 
 def refuses(status: int, message: str = "") -> Callable[[httpx.Request], httpx.Response]:
@@ -48,7 +41,7 @@ def test_films_and_options_arrive_and_answers_come_back_in_order(tmp_path: Path)
     def answer(request: httpx.Request) -> httpx.Response:
         assert request.url == f"{URL}/predictions/cxr_mtl"
         assert request.headers["authorization"] == "Bearer secret"
-        source, asked = parse_request({"body": request.content})
+        source, asked = parse_request(fields_of(request))
         assert asked == options
         return httpx.Response(200, json=prediction(len(source)).to_dict())
 
@@ -58,7 +51,7 @@ def test_films_and_options_arrive_and_answers_come_back_in_order(tmp_path: Path)
 
 def test_a_bad_film_costs_only_itself(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        source, _ = parse_request({"body": request.content})
+        source, _ = parse_request(fields_of(request))
         if source == b"bad":
             return httpx.Response(422, json=ImageError("Cut off.", code="truncated", hint="Again.").to_dict())
         return httpx.Response(413) if source == b"large" else httpx.Response(200, json=prediction(1).to_dict())
@@ -72,6 +65,19 @@ def test_a_bad_film_costs_only_itself(tmp_path: Path) -> None:
     assert large.code == "too_large"
     assert isinstance(gone, ImageError)
     assert (gone.code, gone.message) == ("missing", "missing.png does not exist.")
+
+
+def test_messages_name_the_file_as_local_ones_do(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert b"film\n1.png" not in request.content
+        error = ImageError("the picture is empty.", code="empty", hint="Again.", status=400)
+        return httpx.Response(400, json=error.to_dict())
+
+    film = tmp_path / "film\n1.png"
+    film.touch()
+    named, nameless = predictor(answer).predict([film, b""])
+    assert str(named) == "film?1.png is empty. Again."
+    assert str(nameless) == "the picture is empty. Again."
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_a_server_that_does_not_answer_is_one_line(
 
 def test_a_port_where_nobody_listens() -> None:
     with pytest.raises(ServeError, match="No server answers"):
-        RemotePredictor(URL).predict([b"x"])
+        RemotePredictor(URL, retries=0).predict([b"x"])
     assert not RemotePredictor(URL).healthy()
 
 

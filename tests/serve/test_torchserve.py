@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from PIL import Image
@@ -26,6 +28,8 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.package.mar import build_archive
+from cxr_mtl.predict.aio import AsyncRemotePredictor
+from cxr_mtl.predict.command import predict_many
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.serve import torchserve
@@ -220,6 +224,40 @@ def test_the_remote_predictor_gives_the_local_answers(server: Server, local: Loc
             close(answer.to_dict(), truth.to_dict())
 
 
+def test_the_async_predictor_and_many_films_give_the_local_answers(
+    server: Server, local: LocalPredictor, tmp_path: Path
+) -> None:
+    films = []
+    for n in range(12):
+        films.append(tmp_path / f"{n}.png")
+        films[-1].write_bytes(png(n))
+    films[7].write_bytes(b"")
+    options = Options("f1", findings=("Mass", "Effusion"), boxes=False)
+
+    async def ask() -> list[Prediction | ImageError]:
+        key = read_key(server.info.key_file)
+        async with AsyncRemotePredictor(server.info.url, key, concurrency=6) as remote:
+            assert await remote.healthy()
+            return await remote.predict(films, options)
+
+    for answer, truth in zip(asyncio.run(ask()), local.predict(films, options), strict=True):
+        if isinstance(truth, ImageError):
+            assert isinstance(answer, ImageError)
+            assert answer.to_dict() == truth.to_dict()
+        else:
+            assert isinstance(answer, Prediction)
+            close(answer.to_dict(), truth.to_dict())
+    out, told = tmp_path / "p.parquet", list[str]()
+    where = {"url": server.info.url, "key_file": server.info.key_file}
+    assert predict_many("cxr_mtl", films, out, tell=told.append, **where) == 1  # type: ignore[arg-type]
+    assert told == [f"12 films: 11 answered, 1 not (empty 1): {out}"]
+    table = pq.read_table(out)
+    for row, truth in zip(table.to_pylist(), local.predict(films), strict=True):
+        if isinstance(truth, Prediction):
+            numbers = {f"probability:{f.name}": f.probability for f in truth.findings if f.probability is not None}
+            assert {name: row[name] for name in numbers} == pytest.approx(numbers, abs=1e-4)
+
+
 def test_nobody_is_answered_without_the_key(server: Server) -> None:
     film = png()
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": read_key(server.info.key_file)}):
@@ -311,7 +349,7 @@ def test_a_film_as_large_as_they_come_fits_and_a_larger_one_is_refused(server: S
     assert len(film) > 30e6
     assert server.client.put(server.url, content=film).status_code == 200
     remote = RemotePredictor(server.info.url, read_key(server.info.key_file))
-    good, large = remote.predict([film, b"\0" * 76_000_000])
+    good, large = remote.predict([film, b"\0" * 101_000_000])
     assert isinstance(good, Prediction)
     assert isinstance(large, ImageError)
     assert (large.code, large.status) == ("too_large", 413)

@@ -1,0 +1,82 @@
+"""The command line of ``predict``: a few films for the eye, or many into a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_mtl.errors import ConfigError
+
+_EITHER = "Either a few films to look at, or many with --out."
+
+
+def predict(
+    bundle: Annotated[str, typer.Argument(help="Bundle folder; with --url, the model's name on the server.")],
+    files: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG, or folders of them; with --out a manifest.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and heat map.")] = None,
+    operating_point: Annotated[str, typer.Option(help="balanced, f1, sensitive or specific.")] = "balanced",
+    heatmap: Annotated[
+        list[str] | None, typer.Option(help="Finding to map, or `flagged` for each that is; may be repeated.")
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable findings; all by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Parquet file for the answers; a killed run goes on, ranks share the films.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="With a manifest: train, val or test; all else.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="With --out: films judged together, or with --url asked at once.")
+    ] = 16,
+    url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM file: the server's certificate or its authority's.")] = None,
+) -> None:
+    """Judge films. Exit code 1 if any could not be judged.
+
+    Example: cxr-mtl predict runs/nih_convnext/best film.dcm --overlay pictures
+
+    Many films: cxr-mtl predict runs/nih_convnext/best nih.parquet --out predictions.parquet
+    """
+    if out and (as_json or overlay or heatmap or explain or top_k):
+        what = "A table of many films has no --json, --overlay, --heatmap, --explain or --top-k."
+        raise ConfigError(what, hint=_EITHER)
+    if split and not out:
+        raise ConfigError("--split is of a manifest, and a manifest needs --out FILE.parquet.", hint=_EITHER)
+    from cxr_mtl.predict.command import predict_files, predict_many
+
+    if out is None:
+        failed = predict_files(
+            bundle,
+            files,
+            tell=print,
+            as_json=as_json,
+            overlay=overlay,
+            operating_point=operating_point,
+            heatmaps=tuple(heatmap or ()),
+            explain=explain,
+            top_k=top_k,
+            url=url,
+            key_file=key_file,
+            ca=ca,
+        )
+    else:
+        failed = predict_many(
+            bundle,
+            files,
+            out,
+            tell=print,
+            split=split,
+            operating_point=operating_point,
+            batch_size=batch_size,
+            url=url,
+            key_file=key_file,
+            ca=ca,
+        )
+    if failed:
+        raise typer.Exit(1)

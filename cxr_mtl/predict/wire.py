@@ -1,0 +1,238 @@
+"""What client and server say to each other, and when a client says it again.
+
+No film is sent from here and nobody waits: the sync and the async client do that, and share every decision.
+A prediction changes nothing on the server, so whatever broke on the way may be asked once more.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cxr_mtl.data.refuse import NAMELESS, printable, refuse
+from cxr_mtl.errors import ImageError, ServeError
+from cxr_mtl.predict.options import options_to_dict
+from cxr_mtl.types import PREDICTION_SCHEMA, Options, Prediction
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+"""Seconds before the first and, doubled each time, before a late try; each is cut by up to half, at random."""
+BUSY, NO_MEMORY = (429, 503), 507
+
+_START = "Start one with `cxr-mtl serve`."
+_NAME_KEY = "`cxr-mtl serve --status` says where key_file.json is; its inference key goes into 'Authorization: Bearer'."
+_DIED = "Worker died"  # TorchServe's words, with status 500
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Ask again after some seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom to ask.
+
+    Attributes:
+        url: the inference address, without a slash at its end.
+        key: the inference key; None for a server without authorisation.
+        model: the name it serves the model under.
+        timeout: seconds that one film may take, queue, pauses and further tries included.
+        retries: further tries of one film.
+    """
+
+    url: str
+    key: str | None = field(repr=False)
+    model: str
+    timeout: float
+    retries: int
+
+    def client_settings(self, concurrency: int, ca: Path | None) -> dict[str, Any]:
+        """Of an httpx client, sync or async, whose connections stay open from film to film."""
+        return {
+            "headers": {} if self.key is None else {"Authorization": f"Bearer {self.key}"},
+            "limits": httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            # Reading certificates takes longer than all else of a client; nothing here follows a redirect to https.
+            "verify": certificates(ca) if self.url.lower().startswith("https:") else False,
+            "trust_env": False,  # Films must not travel through a proxy that happens to be set for the web.
+        }
+
+
+class Turn:
+    """One film's tries.
+
+    Attributes:
+        url: where it is posted.
+        form: what is posted: the file as it is, and options as text.
+    """
+
+    def __init__(self, server: Server, film: bytes, options: Options, name: str = NAMELESS) -> None:
+        self.url = f"{server.url}/predictions/{server.model}"
+        # Not the file's own name, which may be a patient's and would stand in a server's log.
+        self.form: dict[str, Any] = {"files": {"data": ("film", film)}, "data": form_fields(options)}
+        self._server, self._size, self._name, self._tried = server, len(film), name, 0
+        self._deadline = time.monotonic() + server.timeout
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """Of the next try."""
+        left = max(self._deadline - time.monotonic(), 0.001)
+        return httpx.Timeout(left, connect=min(left, 10.0))
+
+    def hear(self, said: httpx.Response | Exception) -> Prediction | ImageError | Pause:
+        """What to make of an answer, or of what came in its place.
+
+        Raises:
+            ServeError: the server cannot be reached, refuses the key, is overloaded or does not serve the model.
+        """
+        self._tried += 1
+        again, least = False, 0.0
+        if isinstance(said, Exception):
+            outcome: Prediction | ImageError | ServeError = self._broken(said)
+            # What took too long has had all its time; what speaks no HTTP or shows a wrong certificate will again.
+            again = isinstance(said, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
+            again &= not untrusted(said)
+        else:
+            outcome = self._answer(said)
+            died = said.status_code == 500 and _DIED in said.text
+            if said.status_code in (*BUSY, NO_MEMORY) or died:  # who had no memory is replaced
+                again, least = True, retry_after(said.headers)
+        if again and self._tried <= self._server.retries:
+            pause = max(least, pause_before(self._tried))
+            if time.monotonic() + pause < self._deadline:
+                return Pause(pause)
+        if isinstance(outcome, ServeError):
+            raise outcome
+        return outcome
+
+    def _broken(self, error: Exception) -> ServeError:
+        url = self._server.url
+        if untrusted(error):
+            what = f"The certificate of {url} is signed by nobody this machine trusts."
+            return ServeError(what, hint="Name the server's own certificate or its authority's with --ca FILE.")
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return ServeError(f"No server answers at {url}.", hint=_START)
+        if isinstance(error, httpx.TimeoutException):
+            return ServeError(f"{url} did not answer in time.", hint="Its logs say what it is doing.")
+        what = f"The connection to {url} broke ({type(error).__name__})."
+        return ServeError(what, hint=f"A film of {self._size} bytes may be too large.")
+
+    def _answer(self, response: httpx.Response) -> Prediction | ImageError | ServeError:
+        status, url = response.status_code, self._server.url
+        body = json_object(response)
+        if isinstance(error := body.get("error"), dict) and status not in BUSY:
+            message = str(error["message"])
+            if message.startswith(f"{NAMELESS} "):  # the server was not told
+                message = self._name + message.removeprefix(NAMELESS)
+            return ImageError(message, code=str(error["code"]), hint=str(error["hint"]), status=status)
+        if body.get("schema") == PREDICTION_SCHEMA:
+            return Prediction.from_dict(body)
+        if status == 413:
+            return refuse("too_large", f"The film is larger than {url} takes.", "Send a smaller copy.")
+        message = str(body.get("message", ""))
+        if status == 500 and _DIED in message:
+            # The server itself is well, so it may be this film: it gets an error, and its neighbours their answers.
+            what = f"The server's worker ended over this film, {self._tried} times of {self._tried}."
+            return ImageError(what, code="internal", status=500, hint="The server's log says of what.")
+        return self._refusal(status, message)
+
+    def _refusal(self, status: int, message: str) -> ServeError:
+        """What the front end says itself, in our words."""
+        url, model = self._server.url, self._server.model
+        if status in (401, 403) or "Token" in message:
+            return ServeError(f"{url} refused the key.", hint=_NAME_KEY)
+        if status == 404:
+            return ServeError(f"{url} has no model '{model}'.", hint="`cxr-mtl serve --status` lists them.")
+        if status in BUSY:
+            return ServeError(f"{url} is overloaded or its worker is down.", hint="Try again; else see its logs.")
+        what = f"{url} answered {status} and not in the form {PREDICTION_SCHEMA}."
+        return ServeError(what, hint="Is it a server of cxr-mtl, and of this version?")
+
+
+def form_fields(options: Options) -> dict[str, str]:
+    """Options as the text fields of a form, which ``parse_request`` reads back into the same options."""
+    return {name: _text(value) for name, value in options_to_dict(options).items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def pause_before(retry: int) -> float:
+    """Seconds before the first, second, ... further try; by chance, lest all clients come back at once."""
+    longest = min(FIRST_PAUSE * 2.0 ** (retry - 1), LONGEST_PAUSE)
+    return random.uniform(longest / 2, longest)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to be left alone, by number or date; 0 where it does not say."""
+    stated = headers.get("retry-after", "").strip()
+    if stated.isdecimal():
+        return float(stated)
+    try:
+        date = parsedate_to_datetime(stated)
+    except ValueError:
+        return 0.0
+    until = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """The body, or nothing where it is no JSON object."""
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def untrusted(error: Exception) -> bool:
+    """Whether the server's certificate was the trouble."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def certificates(ca: Path | None) -> ssl.SSLContext:
+    """Whom to trust: what a file holds, or the usual authorities.
+
+    Raises:
+        ServeError: the file cannot be read or holds no certificate.
+    """
+    if ca is None:
+        return httpx.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        what = f"{ca} holds no certificate that can be read ({error.strerror or type(error).__name__})."
+        raise ServeError(what, hint="A PEM file, as of `openssl req -x509`, is wanted.") from None
+
+
+def name_of(source: Path | bytes) -> str:
+    """What messages call a film."""
+    return printable(source.name) if isinstance(source, Path) else NAMELESS
+
+
+def read_film(source: Path | bytes) -> bytes | ImageError:
+    """The file's bytes, or the refusal that the local predictor gives."""
+    if isinstance(source, bytes):
+        return source
+    name = name_of(source)
+    try:
+        if source.exists() and not source.is_file():  # A folder; or a pipe or device, which may never end.
+            return refuse("unreadable", f"{name} is not a file.", "Name the film itself.")
+        return source.read_bytes()
+    except FileNotFoundError:
+        return refuse("missing", f"{name} does not exist.", "Check the path.")
+    except (OSError, ValueError):
+        return refuse("unreadable", f"{name} cannot be opened.", "Check the path and its permissions.")
