@@ -18,11 +18,11 @@ from typing import Protocol
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Asked, Plain, Row, Served, read_plain, read_row, refused
 from cxr_mtl.predict.kserve import is_infer, read_infer
-from cxr_mtl.predict.options import check_time, options_to_dict
+from cxr_mtl.predict.options import check_time
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, Options, Prediction
 
-__all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "options_to_dict", "parse_request"]
+__all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "parse_request"]
 
 TOGETHER = 4
 """Films in one pass, where a batch has fewer requests: a request of many takes no more memory than many of one."""

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.request import Ask, Response, answer_requests, options_to_dict, parse_request
+from cxr_mtl.predict.options import options_to_dict
+from cxr_mtl.predict.request import Ask, Response, answer_requests, parse_request
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, FindingCall, Heatmap, Options, Prediction
 
