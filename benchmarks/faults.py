@@ -4,9 +4,9 @@
 
 Some callers ask a TorchServe of ours all the time. Each answer is compared with the one that the bundle gave in this
 process before; nobody retries. Meanwhile, in turn: its worker is killed, has no memory left; callers flood the queue;
-slow and vanishing clients connect; archives that are damaged are rolled over to, then a good one; the disk of the logs is
-full; and at the end it is stopped. `recovery` is the time from the fault to the first right answer to a request that was
-sent after it. Without --bundle, a tiny network of random weights answers.
+slow and vanishing clients connect; damaged archives are rolled over to, then a good one; the disk of the logs is full;
+and at the end it is stopped. `recovery` is the time from the fault to the first right answer to a request that was sent
+after it. Without --bundle, a tiny network of random weights answers.
 
 Ends with 1 if an answer was wrong, if a connection broke without a status, or if the server did not answer again.
 """

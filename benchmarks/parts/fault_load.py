@@ -195,7 +195,7 @@ def draw_bundle(folder: Path) -> Path:
 
 
 def next_version(bundle: Path, folder: Path) -> Path:
-    """The bundle as its next version, with weights that answer a little differently, so that the two can be told apart."""
+    """The bundle as its next version, with weights that answer otherwise, so that the two can be told apart."""
     loaded = load_bundle(bundle)
     weights = {name: value * 1.01 for name, value in loaded.model.state_dict().items() if value.is_floating_point()}
     description = replace(loaded.description, version=f"{loaded.version}.1")
