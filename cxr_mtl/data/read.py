@@ -47,6 +47,7 @@ def read_image(source: Path | bytes, *, name: str = "") -> Radiograph:
 
     Raises:
         ImageError: with a code and status of ``data.refuse.STATUS``; the message starts with the name.
+        MemoryError: the picture does not fit into this machine's.
     """
     called = _called(source, name)
     try:
@@ -56,6 +57,8 @@ def read_image(source: Path | bytes, *, name: str = "") -> Radiograph:
         pixels, inverted, view, notes = read_dicom(data) if kind == "dicom" else _read_raster(data, kind)
     except ImageError as error:
         raise _named(called, error) from error
+    except MemoryError:  # of this machine, which says nothing of the film
+        raise
     except Exception as error:  # what nobody foresaw in hostile bytes: one file must not end a batch
         raise _named(called, refuse("corrupt", "is a damaged file", RESEND)) from error
     if pixels.min() == pixels.max():

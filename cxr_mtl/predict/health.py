@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection
+from http import HTTPStatus
 
 MOST_FAULTS = 3
 _SOON = 0.2
@@ -18,11 +19,11 @@ def end_soon() -> None:
 
 
 class Health:
-    """Counts batches in a row of which the worker could answer nothing.
+    """Looks at what was answered for signs that the worker is spoilt.
 
-    There are faults that a process keeps: where oneDNN had no memory to make a convolution, it remembers that it failed
-    and never tries again; after a failed assertion on a GPU every later call fails. A film that trips the model harms
-    no worker that answers others.
+    There are faults that a process keeps. Where oneDNN had no memory to make a convolution, it remembers that it failed
+    and never tries again, so that films of some batches fail for good; after a failed assertion on a GPU every later
+    call fails. A film that trips the model harms no worker that answers others.
 
     Args:
         end: what ends the worker.
@@ -33,8 +34,8 @@ class Health:
         self._faults = 0
 
     def note(self, statuses: Collection[int]) -> None:
-        """Takes the HTTP statuses of a batch that was answered; ends the worker at the third that was all faults."""
+        """Takes the HTTP statuses of a batch; ends the worker that had no memory, or could answer nothing three times."""
         self._faults = self._faults + 1 if statuses and min(statuses) >= 500 else 0
-        if self._faults == MOST_FAULTS:
-            _logger.error("Nothing of %d batches could be answered: this worker ends, to be started anew", MOST_FAULTS)
+        if HTTPStatus.INSUFFICIENT_STORAGE in statuses or self._faults >= MOST_FAULTS:
+            _logger.error("No memory, or nothing of %d batches answered: this worker ends", MOST_FAULTS)
             self._end()

@@ -43,13 +43,13 @@ def wait_until_idle(management: Management, chosen: Callable[[ModelStatus], bool
     processor: idle is an empty queue while no worker's clock has moved for a second and the time a batch may wait.
     """
     end = time.monotonic() + wait
-    before: dict[int, float] = {}
+    before: dict[int, float | None] = {}
     since = time.monotonic()
     while True:
         models = [model for model in management.models() if chosen(model)]
         clocks = {pid: _clock(pid) for model in models for pid in model.pids}
         now = time.monotonic()
-        if clocks != before or any(model.waiting for model in models):
+        if clocks != before or None in clocks.values() or any(model.waiting for model in models):
             before, since = clocks, now
         if now - since >= _QUIET + max((model.batch_delay for model in models), default=0.0):
             return True
@@ -58,10 +58,12 @@ def wait_until_idle(management: Management, chosen: Callable[[ModelStatus], bool
         time.sleep(_TURN)
 
 
-def _clock(pid: int) -> float:
-    """Seconds of processor time a process has used; -1 once it is gone."""
+def _clock(pid: int) -> float | None:
+    """Seconds of processor time a process has used; None while it is held up, -1 once it is gone."""
     try:
-        times = psutil.Process(pid).cpu_times()
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        held_up = process.status() in (psutil.STATUS_DISK_SLEEP, psutil.STATUS_STOPPED)
     except psutil.Error:
         return -1.0
-    return times.user + times.system
+    return None if held_up else times.user + times.system
