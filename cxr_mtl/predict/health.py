@@ -34,7 +34,7 @@ class Health:
         self._faults = 0
 
     def note(self, statuses: Collection[int]) -> None:
-        """Takes the HTTP statuses of a batch; ends the worker that had no memory, or could answer nothing three times."""
+        """Takes the HTTP statuses of a batch; ends a worker that had no memory, or three times no answer."""
         self._faults = self._faults + 1 if statuses and min(statuses) >= 500 else 0
         if HTTPStatus.INSUFFICIENT_STORAGE in statuses or self._faults >= MOST_FAULTS:
             _logger.error("No memory, or nothing of %d batches answered: this worker ends", MOST_FAULTS)

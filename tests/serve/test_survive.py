@@ -145,7 +145,9 @@ def test_another_version_takes_over_and_no_request_fails(place: Place) -> None:
 
 def test_the_management_port_takes_nothing_but_archives_of_the_store(place: Place) -> None:
     manager = {"Authorization": f"Bearer {read_key(place.info.key_file, 'management')}"}
-    for url in (place.second, f"file://{place.second}", f"../{place.second.parent.name}/{place.second.name}"):
+    outside = place.scratch / "outside.mar"
+    outside.write_bytes(place.second.read_bytes())
+    for url in (outside, outside.as_uri(), f"../{outside.name}", "http://127.0.0.1:1/outside.mar"):
         answer = httpx.post(
             f"{place.info.management_url}/models", params={"url": str(url)}, headers=manager, trust_env=False
         )
