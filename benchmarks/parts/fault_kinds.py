@@ -174,7 +174,8 @@ def change_version(ground: Ground) -> float:
     started = time.monotonic()
     first, second = ground.archives
     (rolled,) = roll_over(ground.state_dir, ground.store, second, wait=100, drain=30)
-    ground.archives = [second, first]
+    inside = ground.store / f"{rolled.name}-{rolled.new}.mar"  # Where one from elsewhere was copied to.
+    ground.archives = [inside if inside.exists() else second, first]
     kept = ground.notes.get("roll-over to the other version", "")
     ground.notes["roll-over to the other version"] = kept or f"the old one was let go: {rolled.old_is_gone}"
     return started
