@@ -31,10 +31,13 @@ class Health:
     def __init__(self, end: Callable[[], None] = end_soon) -> None:
         self._end = end
         self._faults = 0
+        self._ending = False
 
     def note(self, statuses: Collection[int]) -> None:
         """Takes the HTTP statuses of a batch; ends a worker that had no memory, or three times no answer."""
         self._faults = self._faults + 1 if statuses and min(statuses) >= 500 else 0
-        if HTTPStatus.INSUFFICIENT_STORAGE in statuses or self._faults >= MOST_FAULTS:
+        spoilt = HTTPStatus.INSUFFICIENT_STORAGE in statuses or self._faults >= MOST_FAULTS
+        if spoilt and not self._ending:  # Once: told again, the alarm would begin anew.
+            self._ending = True
             _logger.error("No memory, or nothing of %d batches answered: this worker ends", MOST_FAULTS)
             self._end()
