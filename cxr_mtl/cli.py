@@ -13,6 +13,7 @@ import typer
 from cxr_mtl import __version__
 from cxr_mtl.cli_data import Manifest, data
 from cxr_mtl.cli_predict import predict
+from cxr_mtl.cli_serve import serve
 from cxr_mtl.errors import CxrError
 
 app = typer.Typer(
@@ -221,25 +222,7 @@ def package(
     print(f"Archive: {archive}. Next: cxr-mtl serve --model-store {out}")
 
 
-@app.command()
-def serve(
-    model_store: Annotated[Path, typer.Option(help="Folder of .mar files.")] = Path("model_store"),
-    port: Annotated[
-        int, typer.Option(min=0, max=65533, help="Of predictions; management and metrics take the next two. 0: any.")
-    ] = 8080,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the server of this model store.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Say whether it runs. Exit code 1 if not.")] = False,
-) -> None:
-    """Start TorchServe on loopback with token authorisation, wait until it answers, and say how to ask it.
-
-    Example: cxr-mtl serve --model-store model_store
-    """
-    from cxr_mtl.serve.command import serve as run
-
-    lines, code = run(model_store, port=port, stop=stop, status=status)
-    print("\n".join(lines))
-    if code:
-        raise typer.Exit(code)
+app.command()(serve)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from cxr_mtl.package.checksums import verify_sums
 from cxr_mtl.predict.describe import describe
 from cxr_mtl.predict.desk import Delivery, Desk, headers
 from cxr_mtl.predict.envelopes import Served
+from cxr_mtl.predict.health import Health
 from cxr_mtl.predict.meters import METERS
 from cxr_mtl.predict.predictor import LocalPredictor
 
@@ -35,6 +36,7 @@ class CxrHandler:
         self.desk = Desk(predictor, describe(predictor), served, context.system_properties["batch_size"])
         add = context.metrics.add_metric_to_cache
         self.meters = {m: add(m.name, m.unit, list(m.labels), MetricTypes(m.kind)) for m in METERS}
+        self.health = Health()
         bundle = predictor.bundle
         sources = Path(cxr_mtl.__file__).parent
         _logger.info("%s %s by %s, sources %s", bundle.name, bundle.version, predictor.engine, sources)
@@ -47,6 +49,7 @@ class CxrHandler:
                 for index, row in enumerate(data)
             ]
         )
+        self.health.note([response.status for response in responses])
         for index, response in enumerate(responses):
             context.set_response_status(response.status, response.phrase, index)
             for name, value in headers(response).items():

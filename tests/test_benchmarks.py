@@ -149,7 +149,7 @@ def test_explain_runs(tiny_bundle: Path, real_films: Path, tmp_path: Path) -> No
     assert rows["tiny, occlusion", "CPU ms a map"]["value"] > rows["tiny, grad_cam", "CPU ms a map"]["value"]
 
 
-DRAWS_ITS_OWN = {"data", "train_speed", "evaluate"}
+DRAWS_ITS_OWN = {"data", "train_speed", "evaluate", "faults"}
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluate"},
     {"package", "serve", "demo"},
     {"quickstart"},
-    {"cli_data", "cli_predict"},
+    {"cli_data", "cli_predict", "cli_serve"},
     {"cli"},
     {"__main__"},
 ]

@@ -44,6 +44,7 @@ def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np
 
     Raises:
         ImageError: ``corrupt``, ``truncated`` or ``unsupported_compression``.
+        MemoryError: the picture does not fit into this machine's.
     """
     if syntax not in _JPEG | _JPEG_LS | _JPEG_2000:
         raise _no_decoder()
@@ -57,7 +58,7 @@ def decompress(syntax: str, frame: bytes, options: dict[str, Any]) -> NDArray[np
         raise refuse("truncated", "has a compressed picture that ends too early", RESEND)
     try:
         values = _raw_values(syntax, frame, head, options)
-    except ImageError:
+    except (ImageError, MemoryError):  # memory of this machine, which says nothing of the film
         raise
     except Exception as error:  # a decoder may raise anything on hostile bytes; one file must not end a batch
         raise _undecodable() from error

@@ -32,6 +32,7 @@ def decode(container: Container, kind: str) -> tuple[NDArray[np.float32], list[s
 
     Raises:
         ImageError: ``truncated``, ``corrupt`` or ``colour``.
+        MemoryError: the picture does not fit into this machine's.
     """
     opener = PngImagePlugin.PngImageFile if kind == "png" else JpegImagePlugin.JpegImageFile
     try:
@@ -40,7 +41,7 @@ def decode(container: Container, kind: str) -> tuple[NDArray[np.float32], list[s
             grey, notes = _grey(picture)
             if kind == "png" and container.parts[24] == 16 and container.parts[25] != 0:  # bits; 0 is grey alone
                 notes.append(_check_shaved(grey))
-    except ImageError:
+    except (ImageError, MemoryError):  # memory of this machine, which says nothing of the film
         raise
     except Exception as error:  # a decoder may raise anything on hostile bytes; one file must not end a batch
         raise broken(kind.upper()) from error

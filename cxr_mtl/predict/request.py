@@ -193,8 +193,11 @@ def _fault(error: Exception, request_id: str) -> ImageError:
     return ImageError(f"The server could not answer ({kind}).", code="internal", status=500, hint=hint)
 
 
+_NO_MEMORY = ("can't allocate", "bad_alloc", "could not create a primitive")  # the last is oneDNN's
+
+
 def _out_of_memory(error: Exception) -> bool:
     """Whether memory was short: Python's, torch's on a GPU, or, in words only, torch's or OpenVINO's on a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("can't allocate", "bad_alloc"))
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

@@ -3,30 +3,102 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.serve import torchserve
+from cxr_mtl.serve.drain import drain
+from cxr_mtl.serve.management import ModelStatus
+from cxr_mtl.serve.rollover import Rolled, roll_over
 from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
 
 _READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
+_TURN = 1.0
 
 
-def serve(model_store: Path, *, port: int, stop: bool, status: bool) -> tuple[list[str], int]:
-    """Start, stop or look at the server of a model store; gives what to say and the exit code."""
+def serve(
+    model_store: Path,
+    archive: Path | None = None,
+    *,
+    tell: Callable[[str], None],
+    port: int = 8080,
+    control: bool = False,
+    foreground: bool = False,
+    roll: bool = False,
+    stop: bool = False,
+    status: bool = False,
+    drain_seconds: float = 30.0,
+) -> int:
+    """Starts, stops or looks at the server of a model store, or lets another version take over; gives the exit code."""
     state_dir = torchserve.state_dir_of(model_store)
-    if stop:
-        stopped = torchserve.stop(state_dir)
-        return [f"{model_store}: {'stopped.' if stopped else 'no server was running.'}"], 0
+    if roll + stop + status > 1:
+        raise ConfigError("--roll-over, --stop and --status are one each.", hint="Give one of them.")
+    if archive is not None and not roll:
+        raise ConfigError(
+            f"{archive} is to be served how?", hint="--roll-over takes an archive, --model-store a folder."
+        )
     if status:
         found = torchserve.status(state_dir)
-        return (_describe(found), 0) if found else ([f"{model_store}: no server is running."], 1)
-    return _how_to_ask(torchserve.start(model_store, port=port), model_store), 0
+        tell(_describe(found) if found else f"{model_store}: no server is running.")
+        return 0 if found else 1
+    if stop:
+        tell(_stop(model_store, drain_seconds))
+        return 0
+    if roll:
+        rolled = roll_over(state_dir, model_store, archive, wait=300.0, drain=drain_seconds)
+        tell("\n".join(map(_say_rolled, rolled)) or f"{model_store} holds nothing newer than what is served.")
+        return 0
+    if foreground:  # From here on a container's stop is what Ctrl-C is: an exception, also while it starts.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tell(_how_to_ask(torchserve.start(model_store, port=port, control=control), model_store))
+    if foreground:
+        tell(_hold(model_store, drain_seconds))
+    return 0
 
 
-def _how_to_ask(server: ServerInfo, model_store: Path) -> list[str]:
+def _hold(model_store: Path, drain_seconds: float) -> str:
+    """Waits to be told to stop, and stops the server.
+
+    Raises:
+        ServeError: the server ended by itself.
+    """
+    state_dir = torchserve.state_dir_of(model_store)
+    try:
+        while torchserve.is_running(state_dir):
+            time.sleep(_TURN)
+    except KeyboardInterrupt:
+        return _stop(model_store, drain_seconds)
+    torchserve.stop(state_dir)  # What it left behind.
+    raise ServeError(f"The server of {model_store} ended by itself.", hint=f"See {state_dir / 'logs'}.")
+
+
+def _stop(model_store: Path, drain_seconds: float) -> str:
+    state_dir = torchserve.state_dir_of(model_store)
+    try:
+        drained = drain(state_dir, drain_seconds)
+    except KeyboardInterrupt:  # Told twice: at once.
+        drained = False
+    if not torchserve.stop(state_dir):
+        return f"{model_store}: no server was running."
+    return f"{model_store}: stopped." if drained else f"{model_store}: stopped, and requests under way were cut."
+
+
+def _say_rolled(rolled: Rolled) -> str:
+    if rolled.old is None:
+        return f"{rolled.name} {rolled.new} is served now."
+    old = (
+        f"{rolled.old} is gone." if rolled.old_is_gone else f"{rolled.old} stays loaded for who asks for it by version."
+    )
+    return f"{rolled.name} {rolled.new} answers now; {old}"
+
+
+def _how_to_ask(server: ServerInfo, model_store: Path) -> str:
     model = server.models[0]
-    return [
+    lines = [
         f"Serving {', '.join(server.models)} at {server.url} (loopback only, token needed).",
         f"Key:  {server.key_file}",
         f"Logs: {server.log_dir}",
@@ -35,8 +107,17 @@ def _how_to_ask(server: ServerInfo, model_store: Path) -> list[str]:
         f"Stop: cxr-mtl serve --model-store {model_store} --stop",
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",
     ]
+    return "\n".join(lines)
 
 
-def _describe(found: ServerStatus) -> list[str]:
-    lines = [f"{found.info.url} (process {found.info.pid}), keys in {found.info.key_file}"]
-    return lines + [f"{name}: {', '.join(states) or 'no worker'}" for name, states in found.workers.items()]
+def _describe(found: ServerStatus) -> str:
+    first = f"{found.info.url} (process {found.info.pid}), keys in {found.info.key_file}"
+    return "\n".join(
+        [first, *map(_describe_model, found.models)] if found.models else [first, "It does not answer yet."]
+    )
+
+
+def _describe_model(model: ModelStatus) -> str:
+    workers = ", ".join(model.workers) or "no worker"
+    default = " (default)" if model.default else ""
+    return f"{model.name} {model.version}{default}: {workers}; {model.waiting} waiting, room for {model.room} more"

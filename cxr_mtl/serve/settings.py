@@ -28,15 +28,19 @@ class Settings:
     worker_port: int
     workers: int
     startup_timeout: int
+    control: bool
 
     def write(self, target: Path) -> Path:
         """Fills in the template; returns ``target``."""
         template = Template((configs_dir() / "serve/config.properties").read_text(encoding="utf-8"))
-        target.write_text(template.substitute(asdict(self)), encoding="utf-8")
+        values = asdict(self) | {"control": str(self.control).lower()}
+        target.write_text(template.substitute(values), encoding="utf-8")
         return target
 
 
-def make_settings(port: int, management_port: int, metrics_port: int, workers: int, startup_timeout: int) -> Settings:
+def make_settings(
+    port: int, management_port: int, metrics_port: int, workers: int, startup_timeout: int, control: bool = False
+) -> Settings:
     """Settings with the ports that nobody needs to know chosen among the free ones.
 
     Raises:
@@ -47,7 +51,15 @@ def make_settings(port: int, management_port: int, metrics_port: int, workers: i
             raise ServeError(f"Port {wanted} is taken.", hint="Another server? Choose with --port, or stop that one.")
     grpc_port, grpc_management_port, worker_port = free_ports(3)
     return Settings(
-        port, management_port, metrics_port, grpc_port, grpc_management_port, worker_port, workers, startup_timeout
+        port,
+        management_port,
+        metrics_port,
+        grpc_port,
+        grpc_management_port,
+        worker_port,
+        workers,
+        startup_timeout,
+        control,
     )
 
 

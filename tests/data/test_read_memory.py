@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+from cxr_mtl.data.read import read_image
+
 REPOSITORY = Path(__file__).parents[2]
 SIDE = 1800
 BYTES_A_PIXEL = 16  # the module's promise of 14, and the allocator's slack
@@ -134,3 +136,20 @@ def test_bombs(bomb: str, tmp_path: Path) -> None:
     assert said == expected
     assert grown < limit
     assert apart == 0
+
+
+@pytest.mark.parametrize(
+    ("decoder", "data"),
+    [
+        ("PIL.PngImagePlugin.PngImageFile.load", lambda: picture("L", "png", compress_level=1)),
+        ("cxr_mtl.data.codecs._raw_values", lambda: compressed(film(body(), **WINDOW), JPEG2000Lossless)),
+    ],
+)
+def test_no_memory_is_no_damaged_film(decoder: str, data: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    film_bytes = data()
+    monkeypatch.setattr(decoder, full)
+    with pytest.raises(MemoryError):
+        read_image(film_bytes)

@@ -36,6 +36,14 @@ def test_the_server_is_closed_to_the_world(tmp_path: Path) -> None:
     assert len(numbers) == len(set(numbers)) == 6
 
 
+def test_models_are_controlled_only_on_request(tmp_path: Path) -> None:
+    ports = free_ports(3)
+    settings = properties(make_settings(*ports, 1, 60, control=True).write(tmp_path / "config.properties"))
+    assert settings["enable_model_api"] == "true"
+    assert settings["allowed_urls"] == "file:///nowhere", "archives of the store only, by name"
+    assert settings["disable_token_authorization"] == "false"
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))

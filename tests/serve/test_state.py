@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,12 @@ from cxr_mtl.serve.state import (
     only_starter,
     save_state,
 )
+
+
+def write_archive(file: Path, name: str, version: str) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        manifest = {"model": {"modelName": name, "modelVersion": version}}
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
 
 
 def state(folder: Path, pid: int) -> State:
@@ -81,6 +89,7 @@ def test_stop_ends_what_was_started_here(tmp_path: Path, pretender: psutil.Proce
     found = torchserve.status(tmp_path)
     assert found is not None
     assert not found.ready
+    assert torchserve.is_running(tmp_path)
     assert torchserve.stop(tmp_path) is True
     assert not pretender.is_running() or pretender.status() == psutil.STATUS_ZOMBIE
     assert torchserve.stop(tmp_path) is False
@@ -100,13 +109,13 @@ def test_a_store_without_the_archive_is_one_line(tmp_path: Path) -> None:
         torchserve.start(tmp_path / "none")
     with pytest.raises(ServeError, match=r"holds no \.mar archive"):
         torchserve.start(tmp_path)
-    (tmp_path / "a.mar").write_bytes(b"")
-    with pytest.raises(ServeError, match=r"holds no b\.mar\. There are: a"):
+    write_archive(tmp_path / "x.mar", "a", "1.0")
+    with pytest.raises(ServeError, match=r"holds no model b\. There are: a"):
         torchserve.start(tmp_path, models=["b"])
 
 
 def test_two_starts_at_once_do_not_meet(tmp_path: Path) -> None:
-    (tmp_path / "a.mar").write_bytes(b"")
+    write_archive(tmp_path / "a.mar", "a", "1.0")
     state_dir = torchserve.state_dir_of(tmp_path)
     state_dir.mkdir()
     with only_starter(state_dir), pytest.raises(ServeError, match="is being started"):

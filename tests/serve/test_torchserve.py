@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import stat
 import struct
 import zipfile
@@ -161,7 +162,9 @@ def test_it_runs_from_the_archive_and_its_state_is_private(server: Server) -> No
     assert current is not None
     assert current.ready
     assert current.info == server.info
-    assert current.workers == {"cxr_mtl": ("READY",)}
+    (model,) = current.models
+    assert (model.name, model.version, model.default, model.workers) == ("cxr_mtl", "0.1", True, ("READY",))
+    assert model.pids[0] in server.worker_pids()
     assert stat.S_IMODE(server.info.key_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(server.info.key_file.parent.stat().st_mode) == 0o700
     state = load_state(torchserve.state_dir_of(server.store))
@@ -367,7 +370,7 @@ def test_the_logs_name_no_patient_and_no_key(server: Server) -> None:
 def test_two_servers_do_not_mix(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ServeError, match=f"runs already: {server.info.url}"):
         torchserve.start(server.store)
-    (tmp_path / "cxr_mtl.mar").write_bytes(b"")
+    shutil.copy(server.store / "cxr_mtl.mar", tmp_path)
     port = int(server.info.url.rpartition(":")[2])
     with pytest.raises(ServeError, match=f"Port {port} is taken"):
         torchserve.start(tmp_path, port=port)
@@ -392,7 +395,7 @@ def test_an_archive_that_was_changed_does_not_start_and_says_why(server: Server,
 
 def test_a_file_that_is_no_archive_does_not_start_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "cxr_mtl.mar").write_bytes(b"no zip")
-    with pytest.raises(ServeError, match=r"TorchServe did not start: .+"):
+    with pytest.raises(ServeError, match=r"cxr_mtl\.mar is no model archive"):
         torchserve.start(tmp_path, port=0, wait=60)
     assert torchserve.status(torchserve.state_dir_of(tmp_path)) is None
 

@@ -1,0 +1,230 @@
+"""The faults: each is done to a server that is being asked all the time, and says from when its recovery counts."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import struct
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import psutil
+from parts.fault_load import Load
+from PIL import Image
+
+from cxr_mtl.errors import ServeError
+from cxr_mtl.serve import torchserve
+from cxr_mtl.serve.rollover import roll_over
+from cxr_mtl.serve.torchserve import ServerInfo
+
+FLOOD, SLOW = 150, 40
+FROZEN_FOR, SLOW_FOR, FULL_FOR = 3.0, 6.0, 5.0
+
+
+@dataclass
+class Ground:
+    """What the faults are done to.
+
+    Attributes:
+        archives: two versions of the model, in turn rolled over to.
+        disk: the small disk that holds the logs; None where none could be mounted.
+        notes: what a fault found beside the counts, said under the table.
+    """
+
+    info: ServerInfo
+    state_dir: Path
+    store: Path
+    scratch: Path
+    load: Load
+    flood: Callable[[int], Load]
+    archives: list[Path]
+    disk: Path | None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def worker(self) -> psutil.Process:
+        """The one worker, waited for until it is ready."""
+        for _ in range(600):
+            current = torchserve.status(self.state_dir)
+            if current is not None and current.ready:
+                return psutil.Process(current.models[0].pids[0])
+            time.sleep(0.1)
+        raise ServeError("The server has no worker any more.")
+
+    def memory(self) -> tuple[float, float]:
+        """MiB of the front end and of its workers."""
+        front = psutil.Process(self.info.pid)
+        workers = sum(child.memory_info().rss for child in front.children(recursive=True))
+        return front.memory_info().rss / 2**20, workers / 2**20
+
+
+def kill_worker(ground: Ground) -> float:
+    """SIGKILL while it works."""
+    worker, busy = ground.worker(), -1.0
+    while worker.cpu_times().user == busy or busy < 0:
+        busy = worker.cpu_times().user
+        time.sleep(0.01)
+    worker.kill()
+    return time.monotonic()
+
+
+def no_memory(ground: Ground) -> float:
+    """The worker may take no more memory, and a film of 36 million pixels comes; then it may again."""
+    coarse = np.random.default_rng(0).integers(0, 256, (600, 600), dtype=np.uint8)
+    film = io.BytesIO()
+    Image.fromarray(np.kron(coarse, np.ones((10, 10), np.uint8))).save(film, "PNG", compress_level=1)
+    worker = ground.worker()
+    before = worker.rlimit(psutil.RLIMIT_AS)
+    worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (24 << 20), before[1]))
+    started = time.monotonic()
+    answers = [ground.load.once(film.getvalue()) for _ in range(3)]
+    with suppress(psutil.NoSuchProcess):
+        worker.rlimit(psutil.RLIMIT_AS, before)
+    statuses = ", ".join(f"{answer.status} {answer.said}".strip() for answer in answers)
+    ended = "went on" if worker.is_running() else "ended and was started anew"
+    ground.notes["worker out of memory"] = f"the large film was answered {statuses}; the worker {ended}"
+    return started
+
+
+def flood(ground: Ground) -> float:
+    """Many more callers than the queue has places, while the worker stands still."""
+    worker = ground.worker()
+    worker.suspend()
+    try:
+        with ground.flood(FLOOD) as crowd:
+            time.sleep(FROZEN_FOR)
+            worker.resume()
+            time.sleep(1.0)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
+    ground.load.add(crowd.answers())
+    refused = [answer.ended - answer.sent for answer in crowd.answers() if answer.status == 503]
+    slowest = f"slowest after {max(refused):.1f} s" if refused else "none"
+    ground.notes["flood past the queue"] = f"{FLOOD} callers more; {len(refused)} refusals with 503, {slowest}"
+    return time.monotonic()
+
+
+def slow_clients(ground: Ground) -> float:
+    """Clients that send byte by byte, never send, close half, and go before the answer."""
+    host, port = ground.info.url.removeprefix("http://").split(":")
+    body = ground.load.films[0]
+    lines = [
+        f"PUT {ground.load.path} HTTP/1.1",
+        f"Host: {host}",
+        *(f"{k}: {v}" for k, v in ground.load.headers.items()),
+    ]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode()
+    opened = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4 * SLOW)]
+    trickling, half, gone = opened[:SLOW], opened[SLOW : 2 * SLOW], opened[2 * SLOW : 3 * SLOW]
+    started = time.monotonic()
+    for each in half:
+        each.sendall(head + body)
+        each.shutdown(socket.SHUT_WR)
+    for each in gone:  # With a reset, as when a machine is switched off.
+        each.sendall(head + body)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        each.close()
+    sent = 0
+    while time.monotonic() < started + SLOW_FOR:
+        for each in trickling:
+            each.sendall((head + body)[sent : sent + 1])
+        sent += 1
+        time.sleep(0.1)
+    with ThreadPoolExecutor(SLOW) as pool:
+        answered = sum(pool.map(_is_answered, half))
+    still = sum(not _is_closed(each) for each in [*trickling, *opened[3 * SLOW :]])
+    for each in opened:
+        each.close()
+    what = f"{answered} of {SLOW} that closed half were answered; {still} of {2 * SLOW} that never sent all still held"
+    ground.notes["slow and vanishing clients"] = what
+    return started
+
+
+def corrupt_archive(ground: Ground) -> float:
+    """Three archives that cannot be served: no zip, changed bytes, a handler that is no Python."""
+    good, folder, started = ground.archives[1], ground.scratch / "corrupt", time.monotonic()
+    folder.mkdir(exist_ok=True)
+    (folder / "no_zip.mar").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    for name, spoiled in (("changed.mar", "bundle.yaml"), ("no_python.mar", "cxr_handler.py")):
+        with zipfile.ZipFile(good) as before, zipfile.ZipFile(folder / name, "w") as after:
+            for entry in before.namelist():
+                content = before.read(entry).replace(b'"modelVersion": "', b'"modelVersion": "9.')
+                after.writestr(entry, content + (b"\n)" if entry == spoiled else b""))
+    said = []
+    for file in sorted(folder.iterdir()):
+        try:
+            roll_over(ground.state_dir, ground.store, file, wait=100, drain=10)
+            said.append(f"{file.name} WAS TAKEN")
+        except ServeError as error:
+            said.append(error.message)
+    ground.notes["corrupt archive at roll-over"] = "; ".join(said)
+    return started
+
+
+def change_version(ground: Ground) -> float:
+    """The other version takes over."""
+    started = time.monotonic()
+    first, second = ground.archives
+    (rolled,) = roll_over(ground.state_dir, ground.store, second, wait=100, drain=30)
+    inside = ground.store / f"{rolled.name}-{rolled.new}.mar"  # Where one from elsewhere was copied to.
+    ground.archives = [inside if inside.exists() else second, first]
+    kept = ground.notes.get("roll-over to the other version", "")
+    ground.notes["roll-over to the other version"] = kept or f"the old one was let go: {rolled.old_is_gone}"
+    return started
+
+
+def full_disk(ground: Ground) -> float:
+    """Not a byte is left where the logs are."""
+    if ground.disk is None:
+        raise ServeError("no small disk could be mounted")
+    filler = ground.disk / "filler"
+    try:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        started = time.monotonic()
+        time.sleep(FULL_FOR)
+        left = shutil.disk_usage(ground.disk).free
+    finally:
+        filler.unlink(missing_ok=True)
+    ground.notes["full disk for logs"] = f"{left} bytes were left for {FULL_FOR:g} s"
+    return started
+
+
+KINDS: Mapping[str, Callable[[Ground], float]] = MappingProxyType(
+    {
+        "worker killed mid-request": kill_worker,
+        "worker out of memory": no_memory,
+        "flood past the queue": flood,
+        "slow and vanishing clients": slow_clients,
+        "corrupt archive at roll-over": corrupt_archive,
+        "roll-over to the other version": change_version,
+        "full disk for logs": full_disk,
+    }
+)
+
+
+def _is_answered(connection: socket.socket) -> bool:
+    connection.settimeout(20)
+    try:
+        return connection.recv(12).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
