@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -205,6 +206,7 @@ def predict(
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate (PEM) to trust an https server by.")] = None,
 ) -> None:
     """Judge films. Exit code 1 if any could not be judged.
 
@@ -223,6 +225,7 @@ def predict(
         explain=explain,
         url=url,
         key_file=key_file,
+        ca=ca,
     )
     if failed:
         raise typer.Exit(1)
@@ -251,14 +254,26 @@ def serve(
     ] = 8080,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server of this model store.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say whether it runs. Exit code 1 if not.")] = False,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C ends it.")] = False,
+    host: Annotated[str, typer.Option(help="Address of predictions; other than the loopback wants TLS.")] = "127.0.0.1",
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, for https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its RSA key, PEM without a password.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="For keys and logs; STORE/.serve by default.")] = None,
 ) -> None:
     """Start TorchServe on loopback with token authorisation, wait until it answers, and say how to ask it.
 
     Example: cxr-mtl serve --model-store model_store
     """
     from cxr_mtl.serve.command import serve as run
+    from cxr_mtl.serve.foreground import serve_in_front
+    from cxr_mtl.serve.tls import make_tls
 
-    lines, code = run(model_store, port=port, stop=stop, status=status)
+    tls = make_tls(tls_cert, tls_key)
+    if foreground and not (stop or status):
+        tell = partial(print, flush=True)
+        serve_in_front(model_store, tell=tell, port=port, state_dir=state_dir, host=host, tls=tls)
+        return
+    lines, code = run(model_store, port=port, stop=stop, status=status, state_dir=state_dir, host=host, tls=tls)
     print("\n".join(lines))
     if code:
         raise typer.Exit(code)
@@ -277,8 +292,6 @@ def demo(
 
     Example: cxr-mtl demo --bundle runs/nih_convnext/best
     """
-    from functools import partial
-
     from cxr_mtl.demo.app import main as run
 
     # Flushed, or a container's log shows the address only once the page has closed.

@@ -29,6 +29,7 @@ def predict_files(
     explain: str | None = None,
     url: str | None = None,
     key_file: Path | None = None,
+    ca: Path | None = None,
 ) -> int:
     """Judge files and tell of each; gives the number that could not be judged.
 
@@ -43,6 +44,7 @@ def predict_files(
         explain: method of the maps; None for the model's usual one.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
+        ca: certificate to trust it by; None for the system's.
 
     Raises:
         ConfigError: heat maps are asked for and nothing shows them, or an option is none of the model's.
@@ -53,7 +55,7 @@ def predict_files(
     if url is None:
         predictor = LocalPredictor(Path(bundle))
     else:
-        predictor = RemotePredictor(url, read_key(key_file) if key_file else None, model=bundle)
+        predictor = RemotePredictor(url, read_key(key_file) if key_file else None, model=bundle, ca=ca)
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
     options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain)

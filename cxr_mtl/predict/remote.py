@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +48,7 @@ class RemotePredictor:
         model: the name it serves the model under.
         timeout: seconds one film may take, waiting in the server's queue included.
         concurrency: films under way at once, so that the server can batch them.
+        ca: certificate (PEM) to trust the server by; None for those that the system trusts.
         transport: instead of the network, for tests.
     """
 
@@ -58,6 +60,7 @@ class RemotePredictor:
         *,
         timeout: float = 120.0,
         concurrency: int = 4,
+        ca: Path | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
@@ -66,7 +69,7 @@ class RemotePredictor:
         self._timeout = timeout
         self._concurrency = concurrency
         self._transport = transport
-        self._certificates = httpx.create_ssl_context()  # Reading them takes longer than all else of a client.
+        self._certificates = _trust(ca)  # Reading them takes longer than all else of a client.
 
     def predict(self, sources: Sequence[Path | bytes], options: Options | None = None) -> list[Prediction | ImageError]:
         """As many answers as sources, in their order.
@@ -107,7 +110,12 @@ class RemotePredictor:
         body = wanted | {"image": base64.b64encode(content).decode()}
         try:
             response = client.post(f"{self.url}/predictions/{self.model}", json=body)
-        except httpx.ConnectError:
+        except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                what = f"{self.url} shows a certificate that is not trusted, or of another name."
+                raise ServeError(
+                    what, hint="Trust it with --ca CERT.pem, and ask for the name it was made for."
+                ) from None
             raise ServeError(f"No server answers at {self.url}.", hint=_START) from None
         except httpx.TimeoutException:
             raise ServeError(f"{self.url} did not answer in time.", hint="Its logs say what it is doing.") from None
@@ -141,6 +149,15 @@ class RemotePredictor:
             return ServeError(f"{self.url} is overloaded or its worker is down.", hint="Try again; else see its logs.")
         what = f"{self.url} answered {status} and not in the form {PREDICTION_SCHEMA}."
         return ServeError(what, hint="Is it a server of cxr-mtl, and of this version?")
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext:
+    if ca is None:
+        return httpx.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError:
+        raise ServeError(f"{ca} holds no certificate.", hint="The server's own, or its authority's, as PEM.") from None
 
 
 def _read(path: Path) -> bytes | ImageError:

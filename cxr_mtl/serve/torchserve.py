@@ -32,6 +32,7 @@ from cxr_mtl.serve.state import (
     only_starter,
     save_state,
 )
+from cxr_mtl.serve.tls import Tls
 
 __all__ = ["ServerInfo", "ServerStatus", "start", "state_dir_of", "status", "stop"]
 
@@ -68,8 +69,10 @@ def start(
     java: Path | None = None,
     workers: int | None = None,
     wait: float = 120.0,
+    host: str = HOST,
+    tls: Tls | None = None,
 ) -> ServerInfo:
-    """Starts TorchServe on the loopback and waits until every model can answer.
+    """Starts TorchServe, on the loopback unless told otherwise, and waits until every model can answer.
 
     Args:
         model_store: folder of ``.mar`` archives.
@@ -80,6 +83,8 @@ def start(
         java: home of the Java to use; None to look for one.
         workers: processes per model where its archive does not say; None for one. They share the cores.
         wait: seconds until it must be ready.
+        host: where it listens for predictions; other than the loopback only with ``tls``.
+        tls: certificate and key of the inference address.
 
     Raises:
         ServeError: it runs already, a port is taken, there is no model or no Java, or it did not become ready; in the
@@ -100,7 +105,13 @@ def start(
         stop(state_dir)  # What a server that was killed left behind.
         ports = free_ports(3) if port == 0 else [port, port + 1, port + 2]
         settings = make_settings(
-            ports[0], management_port or ports[1], metrics_port or ports[2], workers or 1, max(1, round(wait))
+            ports[0],
+            management_port or ports[1],
+            metrics_port or ports[2],
+            workers or 1,
+            max(1, round(wait)),
+            host=host,
+            tls=tls,
         )
         info = _launch(settings, state_dir, model_store.resolve(), names, java_home)
         try:
@@ -185,7 +196,7 @@ def _launch(
         shutil.rmtree(temp, ignore_errors=True)
         raise ServeError(f"TorchServe did not start: {_cause(log_dir)}", hint=f"See {log_dir}.") from None
     info = ServerInfo(
-        url=f"http://{HOST}:{settings.port}",
+        url=settings.url,
         management_url=f"http://{HOST}:{settings.management_port}",
         metrics_url=f"http://{HOST}:{settings.metrics_port}/metrics",
         key_file=state_dir / KEYS_FILE,
