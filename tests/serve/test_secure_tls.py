@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
+import socket
+import ssl
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from cxr_mtl.errors import ServeError
+from cxr_mtl.package.mar import build_archive
+from cxr_mtl.predict.command import predict_files
+from cxr_mtl.predict.remote import RemotePredictor, read_key
+from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.settings import free_ports, make_settings
+from cxr_mtl.serve.state import ServerInfo
 from cxr_mtl.serve.tls import Tls, check_host, is_loopback, make_tls
 
 trustme = pytest.importorskip("trustme")
@@ -22,7 +35,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 
 
 def write_pair(folder: Path, kind: str) -> Tls:
-    issued = trustme.CA(key_type=trustme.KeyType[kind]).issue_cert("127.0.0.1", key_type=trustme.KeyType[kind])
+    authority = trustme.CA(key_type=trustme.KeyType[kind])
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1", key_type=trustme.KeyType[kind])
     certificate, key = folder / "cert.pem", folder / "key.pem"
     for blob in issued.cert_chain_pems:
         blob.write_to_path(certificate, append=True)
@@ -88,3 +103,55 @@ def test_no_path_can_add_a_line_to_the_configuration(tmp_path: Path) -> None:
         str(nasty),
         str(tmp_path / "key 😀"),
     ]
+
+
+@pytest.fixture(scope="module")
+def server(pair: Tls, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
+    """Open to other machines."""
+    pytest.importorskip("ts")
+    store = tmp_path_factory.mktemp("store")
+    build_archive(tiny_bundle, store)
+    yield torchserve.start(store, port=0, wait=200, host="0.0.0.0", tls=pair)
+    torchserve.stop(torchserve.state_dir_of(store))
+
+
+@pytest.mark.slow
+def test_films_travel_encrypted_and_to_who_can_prove_its_name(server: ServerInfo, pair: Tls, tmp_path: Path) -> None:
+    ca, film = pair.certificate.with_name("ca.pem"), tmp_path / "film.png"
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (15, 21), np.uint8), np.ones((10, 10), np.uint8))
+    Image.fromarray(pixels).save(film)
+    assert server.url.startswith("https://0.0.0.0:")
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    told: list[str] = []
+    asked = {"as_json": True, "url": url, "key_file": server.key_file}
+    assert predict_files("cxr_mtl", [film], tell=told.append, ca=ca, **asked) == 0
+    assert json.loads(told[0])["schema"] == "cxr-mtl.prediction/1"
+    for wrong in ({}, {"ca": ca, "url": url.replace("127.0.0.1", "localhost")}):
+        with pytest.raises(ServeError, match="not trusted, or of another name.*--ca"):
+            predict_files("cxr_mtl", [film], tell=told.append, **asked | wrong)
+    with pytest.raises(ServeError, match="holds no certificate"):
+        RemotePredictor(url, ca=film)
+    key = {"Authorization": f"Bearer {read_key(server.key_file)}"}
+    body = {"image": base64.b64encode(film.read_bytes()).decode()}
+    plain = httpx.post(f"{url.replace('https', 'http')}/predictions/cxr_mtl", json=body, headers=key, trust_env=False)
+    assert "only accepts HTTPS" in plain.text
+    for address in (server.management_url, server.metrics_url):
+        assert address.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.slow
+def test_only_modern_ciphers_are_spoken(server: ServerInfo) -> None:
+    port = int(server.url.rpartition(":")[2])
+
+    def shake_hands(ciphers: str, version: ssl.TLSVersion) -> tuple[str, str, int] | None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers(ciphers)
+        context.maximum_version = version
+        with socket.create_connection(("127.0.0.1", port)) as opened, context.wrap_socket(opened) as wrapped:
+            return wrapped.cipher()
+
+    assert shake_hands("DEFAULT", ssl.TLSVersion.MAXIMUM_SUPPORTED) == ("ECDHE-RSA-AES128-GCM-SHA256", "TLSv1.2", 128)
+    for old in ("ECDHE-RSA-AES128-SHA", "AES128-SHA", "AES128-GCM-SHA256"):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            shake_hands(old, ssl.TLSVersion.TLSv1_2)
