@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cxr_mtl.errors import ImageError
+from cxr_mtl.predict.json_body import load_json
 from cxr_mtl.types import FLAGGED, Options, Prediction
 
 Row = Mapping[str, Any] | bytes | bytearray
@@ -178,7 +179,7 @@ def _document(body: Any) -> dict[str, Any] | None:
         if not body[:64].lstrip().startswith(b"{"):
             return None
         try:
-            body = json.loads(body)
+            body = load_json(body)
         except (ValueError, RecursionError):
             raise _bad("The request's body is broken JSON.", _HOW) from None
     if not isinstance(body, dict):
