@@ -1,4 +1,4 @@
-"""YAML without references: a bundle may come from a stranger, and a few lines that refer to each other fill a memory."""
+"""YAML without references: a bundle may come from a stranger, and a few lines that refer to each other fill memory."""
 
 from __future__ import annotations
 
