@@ -160,6 +160,7 @@ def start_proxy(folder: Path, state: Path, port: int, shown: int) -> subprocess.
     nginx.chmod(nginx.stat().st_mode | 0o111)
     environment = {"PATH": "/usr/bin:/bin", "PROXY": str(nginx), "PROXY_CONF": str(folder / "nginx.conf")}
     environment |= {"KEY_FILE": str(state / "key_file.json"), "KEY_CONF": str(folder / "key.conf")}
+    environment["SECRETS"] = str(folder)
     with (folder / "error.log").open("wb") as errors:
         return subprocess.Popen(["sh", FOLDER / "proxy.sh"], env=environment, cwd=folder, stderr=errors)
 
@@ -288,6 +289,20 @@ def test_a_new_key_reaches_the_proxy(pod: Pod) -> None:
     until("the old key is gone", lambda: answered() == 400, 10)
     keys.write_text(before)
     until("the new key is there", lambda: answered() == 200, 10)
+
+
+def test_clients_come_and_go_while_it_runs(pod: Pod) -> None:
+    clients, url = pod.ca.with_name("clients"), f"{pod.url}/predictions/cxr_mtl"
+
+    def answered(key: str) -> int:
+        return pod.client.put(url, content=film(), headers={"Authorization": f"Bearer {key}"}).status_code
+
+    before = clients.read_text()
+    clients.write_text('"Bearer another" surgery;\n')
+    until("the new client is known", lambda: answered("another") == 200, 10)
+    assert answered(CLIENT) == 401
+    clients.write_text(before)
+    until("the old client is known again", lambda: answered(CLIENT) == 200, 10)
 
 
 def test_sigterm_ends_it_in_order(pod: Pod) -> None:

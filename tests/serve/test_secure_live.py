@@ -1,25 +1,29 @@
-"""configs/serve/openapi.yaml holds what a server answers, and the server answers what it holds."""
+"""A live server: its answers are those of configs/serve/openapi.yaml, and without a key it says little."""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
 import io
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
 
+from cxr_mtl.errors import ServeError
 from cxr_mtl.package.mar import build_archive
 from cxr_mtl.paths import configs_dir
 from cxr_mtl.predict import request
 from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve import torchserve
+from cxr_mtl.serve.state import ServerInfo
 from cxr_mtl.types import EXPLANATIONS
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -32,16 +36,21 @@ def described() -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client with the key and the address of one that was started for this file."""
+def info(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
+    """One server for this file."""
     pytest.importorskip("ts")
     store = tmp_path_factory.mktemp("store")
     build_archive(tiny_bundle, store)
-    info = torchserve.start(store, port=0, wait=200)
+    yield torchserve.start(store, port=0, wait=200)
+    torchserve.stop(torchserve.state_dir_of(store))
+
+
+@pytest.fixture(scope="module")
+def server(info: ServerInfo) -> Iterator[httpx.Client]:
+    """A client with the key and the address."""
     headers = {"Authorization": f"Bearer {read_key(info.key_file)}"}
     with httpx.Client(base_url=info.url, headers=headers, timeout=60, trust_env=False) as client:
         yield client
-    torchserve.stop(torchserve.state_dir_of(store))
 
 
 def film() -> bytes:
@@ -130,3 +139,75 @@ def test_a_description_that_is_wrong_is_noticed(described: Any) -> None:
         holds(described, "/predictions/{model}", "post", wrong)
     with pytest.raises(KeyError):
         holds(described, "/predictions/{model}", "post", httpx.Response(418, json={}))
+
+
+PATHS = ("/", "/api-description", "/ping", "/predictions/cxr_mtl", "/explanations/cxr_mtl", "/v2/models/cxr_mtl/infer")
+PATHS += ("/v1/models/cxr_mtl:predict", "/invocations", "/models", "/models/cxr_mtl", "/models/cxr_mtl/predict")
+PATHS += ("/wfpredict/x", "/workflows", "/token", "/metrics", "/models/cxr_mtl/0.1/set-default", "//", "/%2e%2e/ping")
+
+
+@pytest.mark.slow
+def test_without_a_key_one_learns_what_torchserve_is_and_no_more(info: ServerInfo) -> None:
+    """Neither other methods, nor headers that proxies send, nor the key elsewhere than in its header open anything."""
+    key = read_key(info.key_file)
+    tricks: list[dict[str, Any]] = [
+        {},
+        {"headers": {"Authorization": f"bearer {key}"}},
+        {"headers": {"Authorization": f"Bearer {key}x", "Host": "localhost", "X-Forwarded-For": "127.0.0.1"}},
+        {"params": {"token": key, "access_token": key}, "headers": {"Cookie": f"key={key}", "X-Api-Key": key}},
+    ]
+    with httpx.Client(timeout=30, trust_env=False) as client:
+        for address in (info.url, info.management_url):
+            for path in PATHS:
+                for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
+                    for trick in tricks if method in ("GET", "POST") else tricks[:1]:
+                        answer = client.request(method, address + path, **trick)
+                        opened = path == "/api-description" or (method, path) == ("OPTIONS", "/")
+                        assert (answer.status_code == 200) == opened, (method, address, path, trick)
+                        assert "access-control-allow-origin" not in answer.headers
+                        assert "server" not in answer.headers
+        assert client.get(info.metrics_url).status_code == 200
+
+
+@pytest.mark.slow
+def test_grpc_wants_the_key_too(info: ServerInfo) -> None:
+    grpc = pytest.importorskip("grpc")
+    lines = (info.key_file.parent / "config.properties").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+    def ask(kind: str, call: str, key: str | None) -> str:
+        metadata = [("protocol", "gRPC"), *([("authorization", f"Bearer {key}")] if key else [])]
+        with grpc.insecure_channel(f"127.0.0.1:{settings[f'grpc_{kind}_port']}") as channel:
+            try:
+                channel.unary_unary(f"/org.pytorch.serve.grpc.{kind}.{call}")(b"", metadata=metadata, timeout=20)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+        return "OK"
+
+    inference, management = read_key(info.key_file), read_key(info.key_file, "management")
+    asked = {
+        "inference": ("InferenceAPIsService/Ping", inference),
+        "management": ("ManagementAPIsService/ListModels", management),
+    }
+    for kind, (call, key) in asked.items():
+        for wrong in (None, "wrong", {inference, management}.difference({key}).pop()):
+            assert ask(kind, call, wrong) == "PERMISSION_DENIED"
+        assert ask(kind, call, key) == "OK"
+    assert ask("management", "ManagementAPIsService/RegisterModel", management) != "OK"
+
+
+@pytest.mark.slow
+def test_the_front_ends_memory_is_bounded(info: ServerInfo) -> None:
+    command = psutil.Process(info.pid).cmdline()
+    assert "-XX:MaxRAMPercentage=12.5" in command
+    assert any(word.startswith("-Djava.security.properties=file:///") for word in command)
+
+
+@pytest.mark.slow
+def test_an_archive_cannot_write_beside_its_folder(tiny_bundle: Path, tmp_path: Path) -> None:
+    archive, outside = build_archive(tiny_bundle, tmp_path / "store"), tmp_path / "slipped"
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(f"{'../' * 20}{outside.relative_to('/')}", "x")
+    with pytest.raises(ServeError, match="Zip Slip"):
+        torchserve.start(tmp_path / "store", port=0, wait=100)
+    assert not outside.exists()
