@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds of each")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    seconds = 12.0 if args.quick else args.minutes * 60
+    seconds = 4.0 if args.quick else args.minutes * 60
     print(f"Seed {args.seed}.", flush=True)
     with tempfile.TemporaryDirectory(prefix="cxr-mtl-fuzz-") as folder:
         store = Path(folder, "store")
@@ -164,7 +164,7 @@ def attack(
                 send("bombs", Request("raw", "/predictions/cxr_mtl", film), name)
             for request in large_requests(films[0]):
                 send("growing bodies", request, request.name)
-            told, statuses = ask_schemathesis(info, key, seed, max(6.0, seconds / 4), temp)
+            told, statuses = ask_schemathesis(info, key, seed, max(5.0, seconds / 4), temp)
             counts["schemathesis"], faults = statuses, faults + told
             number = 0
             while time.monotonic() < end or number < 20:
