@@ -23,6 +23,10 @@ def serve(
     ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Answer what was asked, then stop the server.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say how it is. Exit code 1 if it does not run.")] = False,
+    host: Annotated[str, typer.Option(help="Address of predictions; other than the loopback wants TLS.")] = "127.0.0.1",
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, for https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its RSA key, PEM without a password.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="For keys and logs; STORE/.serve by default.")] = None,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that requests under way have at a stop.")] = 30.0,
 ) -> None:
     """Start TorchServe on loopback with token authorisation, wait until it answers, and say how to ask it.
@@ -30,6 +34,7 @@ def serve(
     Example: cxr-mtl serve --model-store model_store
     """
     from cxr_mtl.serve.command import serve as run
+    from cxr_mtl.serve.tls import make_tls
 
     code = run(
         model_store,
@@ -42,6 +47,9 @@ def serve(
         stop=stop,
         status=status,
         drain_seconds=drain,
+        state_dir=state_dir,
+        host=host,
+        tls=make_tls(tls_cert, tls_key),
     )
     if code:
         raise typer.Exit(code)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cxr_mtl.bundle.description import Description
 from cxr_mtl.bundle.gate_file import Door, load_gate
+from cxr_mtl.bundle.plain_yaml import read_yaml, write_yaml
 from cxr_mtl.errors import CheckpointError, CxrError
 from cxr_mtl.metrics.calibrate import Calibration
 from cxr_mtl.model.multitask import MultiTaskModel, make_model
@@ -141,7 +142,7 @@ def _write(
     else:
         save_file({name: value.detach().float().cpu().contiguous() for name, value in weights.items()}, part / WEIGHTS)
     (part / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
-    text = yaml.safe_dump(description.to_dict(), sort_keys=False, allow_unicode=True)
+    text = write_yaml(description.to_dict())
     (part / DESCRIPTION).write_text(text, encoding="utf-8")
     for name, content in files.items():
         (part / name).write_text(content, encoding="utf-8")
@@ -157,7 +158,7 @@ def load_description(folder: Path) -> Description:
     if not file.is_file():
         raise CheckpointError(f"{folder} is not a bundle: it has no {DESCRIPTION}.", hint="Train one: cxr-mtl train.")
     try:
-        return Description.from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return Description.from_dict(read_yaml(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, CxrError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{file} is not a bundle's description: {type(error).__name__}: {reason}") from None

