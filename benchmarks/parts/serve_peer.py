@@ -21,6 +21,22 @@ from torch import Tensor
 from cxr_mtl.bundle import load_bundle
 from cxr_mtl.model.multitask import normalise
 
+
+@dataclass(frozen=True)
+class Rival:
+    """Its script here, the packages it needs, and the form's field for a film; empty for a bare body."""
+
+    script: str
+    packages: tuple[str, ...]
+    form: str = ""
+
+
+RIVALS = {
+    "FastAPI": Rival("serve_fastapi.py", ("fastapi", "uvicorn")),
+    "LitServe": Rival("serve_litserve.py", ("litserve",), form="film"),
+    "BentoML": Rival("serve_bentoml.py", ("bentoml",)),
+    "Ray Serve": Rival("serve_ray.py", ("ray",)),
+}
 VARIABLE = "CXR_SERVE_SETTING"
 HOST = "127.0.0.1"
 

@@ -9,7 +9,8 @@ from statistics import median, quantiles
 from typing import Any
 
 from parts.serve_measure import Window
-from parts.serve_servers import AS_PACKAGED, CALLERS, FAST, OURS, RIVALS, STOCK, Server
+from parts.serve_peer import RIVALS
+from parts.serve_servers import AS_PACKAGED, CALLERS, FAST, OURS, STOCK, Server
 
 ALONE, ANSWER = "forward", "answer"
 LIMITS = {ALONE: "no server, the network alone", ANSWER: "no server, bytes to answer"}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ import httpx
 import psutil
 import torch
 from parts.serve_client import BOUNDARY, make_body
-from parts.serve_peer import HOST, Setting
+from parts.serve_peer import HOST, RIVALS, Setting
 
 from cxr_mtl.bundle import DESCRIPTION, load_bundle
 from cxr_mtl.errors import ServeError
@@ -37,18 +38,6 @@ OURS, STOCK = "TorchServe, ours", "TorchServe, stock"
 AS_PACKAGED = "as packaged"
 FAST = {"openvino": 1e-3, "openvino_bf16": 0.05}  # engines, and how far their probabilities may be from eager's
 EAGER_ERROR = 1e-3
-RIVALS = {
-    "FastAPI": ("serve_fastapi.py", "", "/predict"),
-    "LitServe": ("serve_litserve.py", "film", "/predict"),
-    "BentoML": ("serve_bentoml.py", "", "/predict"),
-    "Ray Serve": ("serve_ray.py", "", "/predict"),
-}
-PACKAGES = {
-    "FastAPI": ("fastapi", "uvicorn"),
-    "LitServe": ("litserve",),
-    "BentoML": ("bentoml",),
-    "Ray Serve": ("ray",),
-}
 PATIENCE = 180  # s until a server must answer
 
 
@@ -141,13 +130,13 @@ def stock(store: Path, film: Path) -> Iterator[Running]:
 @contextmanager
 def rival(name: str, interpreter: str, setting: Setting, film: Path) -> Iterator[Running]:
     """A rival's script, with its own interpreter."""
-    script, form, path = RIVALS[name]
+    script, form, path = RIVALS[name].script, RIVALS[name].form, "/predict"
     if name == "BentoML" and setting.batch > 1:
         form, path = "films", "/batched"
     here = replace(setting, port=free_ports(1)[0])
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as temp:
         quiet = {"BENTOML_HOME": temp, "BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
-        quiet["RAY_AUTH_TOKEN_PATH"] = str(Path(temp, "token"))
+        quiet["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray leaves one in the home folder
         command, log = [interpreter, str(PARTS / script), temp], Path(temp, "console.log")
         with process(command, here.environment() | quiet, cwd=PARTS, log=log) as started:
             running = Running(f"http://{HOST}:{here.port}{path}", started, form=form)
@@ -164,12 +153,20 @@ def process(command: list[str], more: dict[str, str], *, cwd: Path, log: Path) -
     try:
         yield started
     finally:
-        members = started.children(recursive=True) if started.is_running() else []
-        started.terminate()
-        _, alive = psutil.wait_procs([started, *members], timeout=20)
-        for member in alive:
-            member.kill()
-        psutil.wait_procs(alive, timeout=10)
+        _end(started)
+
+
+def _end(started: psutil.Process) -> None:
+    """Asks the first process to end what it started, then what is left, then asks no more."""
+    left = started.children(recursive=True) if started.is_running() else []
+    started.terminate()
+    _, slow = psutil.wait_procs([started], timeout=15)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        _, left = psutil.wait_procs([*slow, *left], timeout=0)
+        for member in left:
+            with suppress(psutil.NoSuchProcess):
+                end(member)
+        slow, (_, left) = [], psutil.wait_procs(left, timeout=10)
 
 
 def _readable(key_file: Path) -> bool:
@@ -207,7 +204,7 @@ def wait_until(ready: Callable[[], bool], started: psutil.Process, log: Path) ->
 
 def versions(interpreter: str) -> dict[str, str]:
     """Of the rivals' packages, as their interpreter sees them; empty where there is none."""
-    names = [package for packages in PACKAGES.values() for package in packages]
+    names = [package for rival in RIVALS.values() for package in rival.packages]
     ask = (
         "import importlib.metadata as m, json, sys\n"
         "found = {d.metadata['Name'].lower(): d.version for d in reversed(list(m.distributions()))}\n"
