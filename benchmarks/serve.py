@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def main() -> None:
     # A larger machine is made as small; a setting of threads from outside would be nobody's default.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     os.environ.pop("OMP_NUM_THREADS", None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives the benchmark
     from parts.serve_run import run  # what it imports is not here without TorchServe
 
     run(arguments)

@@ -67,8 +67,8 @@ def measure(
         worker, whole = memory(running.process)
         seen = json.loads(client.stdout.readline())
     spent = sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
-    waits, answered = 1000 * np.array(seen["waits"] or [np.nan]), len(seen["waits"])
-    p50, p95, p99 = (float(p) for p in np.percentile(waits, (50, 95, 99)))
+    waits, answered = 1000 * np.array(seen["waits"]), len(seen["waits"])
+    p50, p95, p99 = np.percentile(waits, (50, 95, 99)).tolist() if answered else [float("inf")] * 3
     fewest = server.fewest or len(right[0])
     differences = [apart(read_answer(_json(body)), right[film], fewest) for film, body in seen["answers"]]
     return Window(

@@ -160,6 +160,8 @@ def _judgement(windows: list[Window], tolerance: float) -> str:
     """Whether all requests were answered with 200 and right."""
     worst, refused = max(one.wrong for one in windows), sum(len(one.refused) for one in windows)
     asked = sum(one.answered for one in windows) + refused
+    if not asked:
+        return "WRONG, none came"
     said = f"{asked} right" if not refused and worst <= tolerance else f"WRONG, {refused} of {asked} refused"
     return f"{said} (within {worst:.0e})"
 
@@ -169,8 +171,7 @@ def _rate(window: Window) -> float:
 
 
 def _median(rounds: dict[int, Window], of: str) -> float:
-    values = [getattr(one, of) for one in rounds.values()]
-    return median(value if not math.isnan(value) else math.inf for value in values)
+    return median(getattr(one, of) for one in rounds.values())
 
 
 def _ratio(ours: Rounds, theirs: Rounds, take: Callable[[Any], float], other: Callable[[Any], float]) -> float:

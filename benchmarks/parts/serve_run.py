@@ -106,7 +106,7 @@ def one_turn(server: Server, films: list[Path], right: dict[str, Any], number: i
             ask = partial(measure, server, running, films, right[server.right])
             ask(CALLERS[-1], 0.0, 2.0 if quick else 5.0)
             for callers in CALLERS:
-                ramp, seconds = (0.3, 1.2) if quick else (1.0 + callers / 4, 8.0 + callers / 2)
+                ramp, seconds = (0.3, 1.2) if quick else (1.0 + callers / 8, 6.0 + callers / 2)
                 found.add(server, callers, number, ask(callers, ramp, seconds))
     except (Failed, CxrError) as error:
         found.failures.append(f"{server.name} ({server.setting}) did not run: {error}")
