@@ -58,4 +58,6 @@ async def predict(request: Request) -> Any:
 
 if __name__ == "__main__":
     told = setting()
-    uvicorn.run("serve_fastapi:app", host=HOST, port=told.port, workers=told.workers, log_level="warning")
+    # A worker that imports torch for more than uvicorn's 5 s would be ended and started again, for ever.
+    patience = {"timeout_worker_healthcheck": 120}
+    uvicorn.run("serve_fastapi:app", host=HOST, port=told.port, workers=told.workers, log_level="warning", **patience)
