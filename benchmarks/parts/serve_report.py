@@ -161,7 +161,7 @@ def _judgement(windows: list[Window], tolerance: float) -> str:
     worst, refused = max(one.wrong for one in windows), sum(len(one.refused) for one in windows)
     asked = sum(one.answered for one in windows) + refused
     if not asked:
-        return "WRONG, none came"
+        return "NO ANSWER in the window"
     said = f"{asked} right" if not refused and worst <= tolerance else f"WRONG, {refused} of {asked} refused"
     return f"{said} (within {worst:.0e})"
 
