@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib
+import importlib.util
 import itertools
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -149,7 +153,119 @@ def test_explain_runs(tiny_bundle: Path, real_films: Path, tmp_path: Path) -> No
     assert rows["tiny, occlusion", "CPU ms a map"]["value"] > rows["tiny, grad_cam", "CPU ms a map"]["value"]
 
 
-DRAWS_ITS_OWN = {"data", "train_speed", "evaluate", "faults"}
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """benchmarks/serve.py; its parts by name."""
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    return lambda part: importlib.import_module(part if part == "serve" else f"parts.serve_{part}")
+
+
+def test_serve_is_skipped_without_torchserve(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve.py"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        serve("serve").main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("serve skipped, for want of ts, model_archiver, psutil. ")
+
+
+def test_an_answer_of_a_server_is_right_or_not(serve: Any) -> None:
+    films = serve("films")
+    right = {"Mass": 0.25, "Edema": 0.75}
+    near = {"findings": [{"name": "Mass", "probability": 0.2504, "call": "negative"}, {"name": "Hernia"}]}
+    near["findings"].append({"name": "Edema", "probability": 0.75, "call": "positive"})
+    assert films.apart(films.read_answer(near), right, 2) == pytest.approx(0.0004)
+    assert films.apart(films.read_answer([{"findings": {"Mass": 0.25, "Edema": 0.5}}]), right, 2) == 0.25
+    assert films.apart(films.read_answer({"Mass": 0.25}), right, 1) == 0
+    for wrong in ({"Mass": 0.25}, {"Mass": 0.25, "Mess": 0.75}, {"error": "no"}, [], None, "text"):
+        assert films.apart(films.read_answer(wrong), right, 2) == float("inf")
+
+
+def test_goals_of_serving_are_judged_against_the_best(serve: Any) -> None:
+    """Ours as packaged, a rival with its better setting at each number of callers, ratios within a round."""
+    servers, report, measure = serve("servers"), serve("report"), serve("measure")
+    found = report.Found("of a test")
+
+    def add(name: str, setting: str, callers: int, rates: tuple[float, ...], p50: float = 1.0) -> None:
+        server = servers.Server(name, setting, lambda: None, "ours")
+        for number, rate in enumerate(rates):
+            window = measure.Window(rate, p50, 1, 1, 1, 1, 1, 1, 10, (), 0.0)
+            found.add(server, callers, number, window)
+
+    add("TorchServe, ours, eager", "as packaged", 16, (20.0, 10.0))
+    add("TorchServe, ours, eager", "as packaged", 1, (9.0, 9.0), p50=50)
+    add("TorchServe, ours, eager", "w2 t1 b4", 16, (99.0, 99.0))
+    add("TorchServe, stock", "default", 16, (2.0, 1.0))
+    add("FastAPI", "w1 t2 b4", 16, (5.0, 5.0))
+    add("FastAPI", "w2 t1 b1", 16, (10.0, 5.0))
+    add("FastAPI", "w1 t2 b4", 1, (8.0, 8.0), p50=100)
+    add("FastAPI", "w2 t1 b1", 1, (8.5, 8.5), p50=200)
+    for number, rate in enumerate((25.0, 12.5)):
+        found.add_limit("eager", number, {("forward", "w2 t1 b8"): {"rate": rate, "p50": 1.0, "cpu": 1.0}})
+    assert list(found.ratios().values()) == pytest.approx([10, 2, 0.8, 0.5])
+    assert [goal for _, _, goal in found.goals()] == [">= 5", ">= 1.7", ">= 0.85", "<= 0.6"]
+    assert len({row["name"] for row in found.rows()}) == 9
+
+
+@pytest.mark.slow
+def test_callers_see_refusals_and_wrong_answers(serve: Any, tmp_path: Path) -> None:
+    """A server that refuses one film and answers the other with the wrong number is caught at both."""
+
+    class Liar(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            good = self.rfile.read(int(self.headers["Content-Length"])) == b"good"
+            body = b'{"findings": {"Mass": 0.5}}'
+            self.send_response(200 if good else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    for name in ("good", "bad"):
+        (tmp_path / name).write_text(name)
+    servers, measure = serve("servers"), serve("measure")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running = servers.Running(f"http://127.0.0.1:{server.server_port}/x", psutil.Process())
+        films, right = [tmp_path / "good", tmp_path / "bad"], [{"Mass": 0.25}, {"Mass": 0.5}]
+        kind = servers.Server("a liar", "", lambda: None, "ours")
+        window = measure.measure(kind, running, films, right, 2, 0.2, 0.5)
+        server.shutdown()
+    assert window.wrong == 0.25
+    assert len(window.refused) > 0
+    assert window.refused[0].startswith("503")
+    assert 0 < window.p50 <= window.p95 <= window.p99 < 500
+    assert window.rate == pytest.approx(window.answered / 0.5, rel=0.5)
+    assert window.whole > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_serve_runs_and_every_answer_is_right(tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ts")
+    file = tmp_path / "serve.json"
+    command = [sys.executable, "benchmarks/serve.py", "--quick", "--bundle", str(tiny_bundle), "--json", str(file)]
+    command += ["--servers", "ours", "FastAPI", "LitServe", "--films", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=380, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {(row["name"], row["metric"]): row["value"] for row in json.loads(file.read_text())["rows"]}
+    for server in ("TorchServe, ours, eager, as packaged", "FastAPI, w1 t2 b4"):
+        for callers in ("1 caller", "4 callers", "16 callers"):
+            assert rows[f"{server}, {callers}", "requests/s"] > 0
+            assert rows[f"{server}, {callers}", "not answered with 200"] == 0
+            assert rows[f"{server}, {callers}", "largest difference of a probability"] < 1e-3
+            assert rows[f"{server}, {callers}", "CPU time a request"] > 0
+    assert "WRONG" not in done.stdout
+    assert ("LitServe, w1 t2 b4" in done.stdout) != ("LitServe (not installed" in done.stdout)
+
+
+DRAWS_ITS_OWN = {"data", "train_speed", "evaluate", "faults", "serve", "fuzz", "engines"}
 
 
 @pytest.mark.slow
