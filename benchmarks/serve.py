@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a toy network and short windows: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here, after every round")
     parser.add_argument("--bundle", type=Path, help="a trained one; random weights without")
+    parser.add_argument("--manifest", type=Path, help="of labelled films that prove our bfloat16 on the trained bundle")
     parser.add_argument("--films", type=Path, default=Path("../shared/data/nih"), help="holds native_1024/; else drawn")
     parser.add_argument("--rivals", default=sys.executable, help="the interpreter that runs the rivals")
     parser.add_argument("--rounds", type=int, help="turns of each server; 3, quick 1")

@@ -1,6 +1,8 @@
 """The limit of benchmarks/serve.py: the forward pass and the whole answer in a process without a server.
 
-    python serve_limit.py BUNDLE ENGINE THREADS FILM...
+    python serve_limit.py BUNDLE THREADS FILM...
+
+BUNDLE is a bundle's folder, or an archive's, whose engine then answers.
 
 Reads jobs on stdin, one JSON a line: what is measured, films at once, seconds; answers each with a line of JSON.
 """
@@ -13,33 +15,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.predict.request import answer_requests
-
-
-def make_predictor(bundle: Path, engine: str, threads: int) -> LocalPredictor:
-    chosen: dict[str, Any] = {} if engine == "eager" else {"engine": engine}
-    return LocalPredictor(bundle, device="cpu", threads=threads, **chosen)
+from cxr_mtl.predict.request import Ask, answer_requests
 
 
 def main() -> None:
-    bundle, engine, threads, *names = sys.argv[1:]
-    predictor = make_predictor(Path(bundle), engine, int(threads))
+    bundle, threads, *names = sys.argv[1:]
+    predictor = LocalPredictor(Path(bundle), device="cpu", threads=int(threads))
     films = [Path(name).read_bytes() for name in names]
     squares = [to_input(read_image(film).pixels, predictor.bundle.image_size)[0] for film in films]
     turns = itertools.count()
 
     def forward(batch: int) -> None:
-        predictor._forward([squares[next(turns) % len(squares)] for _ in range(batch)])
+        predictor._forward([squares[next(turns) % len(squares)] for _ in range(batch)], predictor._model)
 
     def answer(batch: int) -> None:
-        rows = [{"body": films[next(turns) % len(films)]} for _ in range(batch)]
+        rows = [Ask({"body": films[next(turns) % len(films)]}) for _ in range(batch)]
         if any(response.status != 200 for response in answer_requests(predictor, rows)):
             raise SystemExit("serve_limit: a film was refused")
 

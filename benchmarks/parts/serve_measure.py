@@ -118,12 +118,12 @@ def memory(root: psutil.Process) -> tuple[float, float]:
 
 
 def measure_limit(
-    bundle: Path, engine: str, films: Sequence[Path], batches: dict[str, Sequence[int]], seconds: float
+    bundle: Path, films: Sequence[Path], batches: dict[str, Sequence[int]], seconds: float
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Without a server, by what is measured (``forward``, ``answer``) and how."""
     found = {}
     for processes, threads in LAYOUTS:
-        with workers(bundle, engine, films, processes, threads) as started:
+        with workers(bundle, films, processes, threads) as started:
             for kind, sizes in batches.items():
                 for batch in sizes:
                     for worker in started:
@@ -139,9 +139,9 @@ def measure_limit(
 
 
 @contextmanager
-def workers(bundle: Path, engine: str, films: Sequence[Path], processes: int, threads: int) -> Iterator[list[Any]]:
+def workers(bundle: Path, films: Sequence[Path], processes: int, threads: int) -> Iterator[list[Any]]:
     """Processes that wait for jobs; they end when their stdin does."""
-    command = [sys.executable, str(PARTS / "serve_limit.py"), str(bundle), engine, str(threads), *map(str, films)]
+    command = [sys.executable, str(PARTS / "serve_limit.py"), str(bundle), str(threads), *map(str, films)]
     here = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": str(threads)}
     started: list[Any] = [
         psutil.Popen(command, env=os.environ | here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

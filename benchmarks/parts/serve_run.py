@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+import zipfile
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,13 +24,13 @@ from parts.serve_servers import (
     AS_PACKAGED,
     CALLERS,
     EAGER_ERROR,
+    ENGINES,
     FAST,
     OURS,
     STOCK,
     Failed,
     Server,
     archive,
-    engines,
     ours,
     rival,
     stock,
@@ -57,9 +58,10 @@ def run(arguments: argparse.Namespace) -> None:
         right = right_answers(bundle, films)
         found = Found(what=f"{of}, {arguments.bundle or f'{random[0]} at {random[1]} px of random weights'}")
         for number in range(arguments.rounds):
-            for engine in engines() if "ours" in arguments.servers else ["eager"]:
+            for engine in ours_with(arguments) or ["eager"]:
                 seconds = 0.3 if arguments.quick else 4.0
-                found.add_limit(engine, number, measure_limit(bundle, engine, films, BATCHES, seconds))
+                folder = unpacked(work, engine) or bundle
+                found.add_limit(engine, number, measure_limit(folder, films, BATCHES, seconds))
             for server in servers if number % 2 == 0 else servers[::-1]:
                 one_turn(server, films, right, number, arguments.quick, found)
             print(f"round {number + 1} of {arguments.rounds} is done", file=sys.stderr, flush=True)
@@ -80,10 +82,10 @@ def make_servers(
     if "stock" in arguments.servers:
         stock_archive(bundle, work / "stock")
         servers.append(Server(STOCK, "default", partial(stock, work / "stock", film), "stock", fewest=5))
-    for engine in engines() if "ours" in arguments.servers else []:
+    for engine in ours_with(arguments):
         for setting in (None,) if arguments.quick else (None, SETTINGS[-1]):
             store = work / f"{engine} {setting}"
-            archive(bundle, store, engine, setting)
+            archive(bundle, store, engine, setting, arguments.manifest)
             label, tolerance = str(setting or AS_PACKAGED), FAST.get(engine, EAGER_ERROR)
             servers.append(Server(f"{OURS}, {engine}", label, partial(ours, store), "ours", tolerance))
     for name in (name for name in RIVALS if name in arguments.servers):
@@ -94,9 +96,25 @@ def make_servers(
             told = replace(setting, bundle=str(bundle.resolve()))
             start = partial(rival, name, arguments.rivals, told, film)
             servers.append(Server(name, str(setting), start, "rivals"))
-    if engines() == ["eager"]:
-        missing.append("our fast mode (this version has none)")
+    if arguments.manifest is None:
+        missing.append("our bfloat16 mode (no --manifest of films to prove it on)")
     return servers, missing
+
+
+def ours_with(arguments: argparse.Namespace) -> list[str]:
+    """The engines that ours runs on here."""
+    if "ours" not in arguments.servers:
+        return []
+    return [engine for engine in ENGINES if engine != "openvino_bf16" or arguments.manifest is not None]
+
+
+def unpacked(work: Path, engine: str) -> Path | None:
+    """The folder of our archive with an engine, once it was built."""
+    folder = work / f"unpacked {engine}"
+    for store in [] if folder.is_dir() else work.glob(f"{engine} *"):
+        zipfile.ZipFile(store / "cxr_mtl.mar").extractall(folder)
+        break
+    return folder if folder.is_dir() else None
 
 
 def one_turn(server: Server, films: list[Path], right: dict[str, Any], number: int, quick: bool, found: Found) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import secrets
@@ -37,6 +36,7 @@ CALLERS = (1, 4, 16)
 OURS, STOCK = "TorchServe, ours", "TorchServe, stock"
 AS_PACKAGED = "as packaged"
 FAST = {"openvino": 1e-3, "openvino_bf16": 0.05}  # engines, and how far their probabilities may be from eager's
+ENGINES = ("eager", *FAST)
 EAGER_ERROR = 1e-3
 PATIENCE = 180  # s until a server must answer
 
@@ -67,14 +67,9 @@ class Server:
     fewest: int = 0  # probabilities of an answer; 0 for all
 
 
-def engines() -> list[str]:
-    """What our archives can run on."""
-    return ["eager", *FAST] if "engine" in inspect.signature(build_archive).parameters else ["eager"]
-
-
-def archive(bundle: Path, store: Path, engine: str, setting: Setting | None) -> None:
+def archive(bundle: Path, store: Path, engine: str, setting: Setting | None, manifest: Path | None) -> None:
     """Our archive in a store of its own; no setting leaves all to the package and the server."""
-    chosen: dict[str, Any] = {} if engine == "eager" else {"engine": engine}
+    chosen: dict[str, Any] = {"engine": engine, "films": manifest}
     if setting:
         chosen |= {"workers": setting.workers, "threads": setting.threads, "batch_size": setting.batch}
     build_archive(bundle, store, **chosen)

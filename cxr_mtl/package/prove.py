@@ -25,10 +25,10 @@ MOST_APART = 0.002
 """AUROC and box accuracy may differ by this."""
 LEAST_ALIKE = 0.995
 """Of films, those whose every call is the same."""
-MARGIN = 3.0
+MARGIN = 2.5
 """Mean differences from a threshold within which a probability is looked at again."""
-MOST_TWICE = 0.25
-"""Of films, those that are looked at again; beyond it the coarse first look saves nothing, and may be just wrong."""
+MOST_TWICE = 0.33
+"""Of films, those that are looked at again: at a half the coarse first look would save nothing, and may be just wrong."""
 MOST_FILMS = 512
 
 Floats = NDArray[np.float64]
