@@ -28,7 +28,7 @@ LEAST_ALIKE = 0.995
 MARGIN = 2.5
 """Mean differences from a threshold within which a probability is looked at again."""
 MOST_TWICE = 0.33
-"""Of films, those that are looked at again: at a half the coarse first look would save nothing, and may be just wrong."""
+"""Of films, those that are looked at again: at a half the first look would save nothing, and may be just wrong."""
 MOST_FILMS = 512
 
 Floats = NDArray[np.float64]

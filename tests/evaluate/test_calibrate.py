@@ -178,6 +178,7 @@ def test_a_bundle_that_learned_the_tree_alone_says_what_was_fitted(trained: Path
     assert any(name in unranked for name in moved), "weights are random"
 
 
+@pytest.mark.slow
 def test_the_box_cut_is_that_of_the_drawn_findings(tiny_bundle: Path, drawn: Path) -> None:
     predictor = LocalPredictor(tiny_bundle)
     answered = collect(predictor, load_manifest(drawn), "train", batch_size=32, progress=False)
@@ -188,6 +189,7 @@ def test_the_box_cut_is_that_of_the_drawn_findings(tiny_bundle: Path, drawn: Pat
     assert np.isnan(_box_cut(predictor.bundle, few))
 
 
+@pytest.mark.slow
 def test_no_test_is_made_on_films_that_fitted(
     trained: Path, done: tuple[Path, list[str]], drawn: Path, tmp_path: Path
 ) -> None:

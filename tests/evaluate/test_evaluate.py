@@ -294,6 +294,7 @@ def test_without_any_box_the_rest_is_still_measured(tiny_bundle, tmp_path):
     assert "boxes were not measured" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_the_real_predictor_fits(drawn, tiny_bundle, tmp_path):
     copy = tmp_path / "bundle"

@@ -59,6 +59,7 @@ def validated(bundle: Bundle, examples: Examples) -> tuple[np.ndarray, np.ndarra
     return np.where(trained, findings, np.nan), np.where(trained, tree, np.nan)
 
 
+@pytest.mark.slow
 def test_validation_prediction_and_evaluation_look_alike(
     films: Manifest, examples: Examples, tiny_bundle: Path
 ) -> None:

@@ -30,6 +30,7 @@ def attentive(tiny_bundle: Path, tmp_path: Path) -> Bundle:
     return load_bundle(tmp_path / "attentive")
 
 
+@pytest.mark.slow
 def test_drawn_and_weak_boxes_are_two_numbers(attentive: Bundle, tmp_path: Path) -> None:
     assert attentive.box_findings == ("Cardiomegaly", "Effusion", "Nodule")
     assert "Mass" in attentive.weak_box_findings

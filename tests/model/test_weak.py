@@ -37,6 +37,7 @@ def test_a_map_without_a_peak_is_the_whole_film() -> None:
     assert scores[0, 0] == 0.5
 
 
+@pytest.mark.slow
 def test_attention_learns_where_from_whether() -> None:
     """Films with a bright square somewhere, labelled by whether it is there, and nothing more."""
     generator = torch.Generator().manual_seed(0)
