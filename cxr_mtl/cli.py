@@ -209,6 +209,8 @@ def package(
         Path | None, typer.Option(help="Manifest to prove the engine on; the run's own where it is still there.")
     ] = None,
     split: Annotated[str, typer.Option(help="Of those films.")] = "val",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; the server decides by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each; the server decides by default.")] = None,
 ) -> None:
     """Make the TorchServe archive (.mar) of a bundle; it must first answer in a clean folder as the bundle does.
 
@@ -217,7 +219,17 @@ def package(
     from cxr_mtl.package.mar import build_archive
 
     archive = build_archive(
-        bundle, out, name=name, version=version, engine=engine, films=films, split=split, rehearsed=True, tell=print
+        bundle,
+        out,
+        name=name,
+        version=version,
+        engine=engine,
+        films=films,
+        split=split,
+        workers=workers,
+        threads=threads,
+        rehearsed=True,
+        tell=print,
     )
     print(f"Archive: {archive}. Next: cxr-mtl serve --model-store {out}")
 

@@ -53,7 +53,9 @@ def quickstart(out: Path, *, tell: Callable[[str], None]) -> None:
     for line in headline(results):
         tell(f"         {line}")
     step("Packaging for TorchServe ...")
-    archive = build_archive(bundle, out / "model_store")
+    archive = build_archive(
+        bundle, out / "model_store", engine="auto", films=out / "films.parquet", rehearsed=True, tell=step
+    )
     step("Serving, and asking for one film ...")
     film = film_to_show(out / "films.parquet")
     prediction = ask_server(out / "model_store", film)

@@ -49,7 +49,8 @@ class CxrHandler:
                 for index, row in enumerate(data)
             ]
         )
-        self.health.note([response.status for response in responses])
+        codes = [code for response in responses for code in response.codes]
+        self.health.note([response.status for response in responses], codes)
         for index, response in enumerate(responses):
             context.set_response_status(response.status, response.phrase, index)
             for name, value in headers(response).items():

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cxr_mtl"
 FLOORS = [
-    {"errors", "types", "paths", "__init__"},
+    {"errors", "types", "paths", "cores", "__init__"},
     {"ontology"},
     {"config"},
     {"data", "model", "losses", "metrics"},

@@ -29,6 +29,7 @@ STATUS = {
     "blank": 422,
     "turned": 422,
     "inverted": 422,
+    "out_of_memory": 507,
 }
 
 NAMELESS = "the picture"
@@ -46,6 +47,12 @@ def refuse(code: str, message: str, hint: str) -> ImageError:
         hint: what to do about it.
     """
     return ImageError(message, code=code, hint=hint, status=STATUS[code])
+
+
+def no_memory() -> ImageError:
+    """The answer for a film that found no memory, which says nothing of the film."""
+    hint = "Send it again when less is going on, or send a smaller copy."
+    return refuse("out_of_memory", "There is no memory left for this film.", hint)
 
 
 def check_size(width: int, height: int) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.data.synthetic import draw_film, plan_films
@@ -20,12 +22,14 @@ from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.package import rehearsal
 from cxr_mtl.package.prove import Films
 from cxr_mtl.predict.predictor import LocalPredictor
-from cxr_mtl.types import Prediction
+from cxr_mtl.types import Prediction, ScoredBox
 
 MOST = 6
 """Films."""
 PROBABILITIES_APART = 0.02
 """What an engine that was proved may move a single probability by; float32 moves it by a millionth."""
+BOXES_ALIKE = 0.8
+"""IoU of a box with the bundle's."""
 _SIDE = 512
 _HINT = "Nothing was written. This is a fault of cxr-mtl or of this environment; `--debug` shows more."
 
@@ -52,7 +56,7 @@ def rehearse(archive: Path, bundle: Bundle, films: Films | None) -> str:
         answers = _run(unpacked, sources)
     expected = LocalPredictor(bundle, device="cpu").predict(sent)
     for i, (answer, truth) in enumerate(zip(answers, expected, strict=True)):
-        if apart := differs(answer, truth):
+        if apart := differs(answer, truth, bundle.box_min_score + PROBABILITIES_APART):
             raise ServeError(
                 f"The archive answers film {i + 1} of {len(sent)} otherwise than its bundle: {apart}.", hint=_HINT
             )
@@ -62,8 +66,14 @@ def rehearse(archive: Path, bundle: Bundle, films: Films | None) -> str:
     return f"Rehearsed: unpacked alone, it answers {len(sent)} {kind} as the bundle does{refused}."
 
 
-def differs(answer: Mapping[str, Any], truth: Prediction | ImageError) -> str:
-    """What an answer of the archive has otherwise than the bundle's; empty where nothing."""
+def differs(answer: Mapping[str, Any], truth: Prediction | ImageError, sure_above: float = 0.0) -> str:
+    """What an answer of the archive has otherwise than the bundle's; empty where nothing.
+
+    Args:
+        answer: ``status`` and the JSON ``answer``.
+        truth: the bundle's.
+        sure_above: boxes with a lower score may be missing, which a coarse engine can move below the cut.
+    """
     status, body = answer["status"], answer["answer"]
     if isinstance(truth, ImageError):
         expected = (truth.status, truth.code)
@@ -82,7 +92,19 @@ def differs(answer: Mapping[str, Any], truth: Prediction | ImageError) -> str:
         near = abs(probability - mine.get("threshold", 1.0)) <= PROBABILITIES_APART
         if abs(probability - other) > PROBABILITIES_APART or (mine["call"] != theirs["call"] and not near):
             return f"{mine['name']} is {other} ({theirs['call']}) instead of {probability} ({mine['call']})"
+    for mine, theirs in zip(wanted["hierarchy"], body["hierarchy"], strict=True):
+        moved = abs((mine["probability"] or 0.0) - (theirs["probability"] or 0.0))
+        if mine["name"] != theirs["name"] or moved > PROBABILITIES_APART:
+            return f"in the tree {mine['name']} is {theirs['probability']} instead of {mine['probability']}"
+    for box in truth.boxes:
+        own = [other for other in body["boxes"] if other["finding"] == box.finding]
+        if box.score > sure_above and not any(_overlap(box, other) > BOXES_ALIKE for other in own):
+            return f"a box of {box.finding} with score {box.score:.2f} is missing"
     return ""
+
+
+def _overlap(box: ScoredBox, other: Mapping[str, Any]) -> float:
+    return float(box_iou(torch.tensor([box.xyxy]), torch.tensor([other["xyxy"]])))
 
 
 def _run(archive: Path, films: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cxr_mtl.cores import num_cores
 from cxr_mtl.data.read import read_frontal
 from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
@@ -32,7 +33,7 @@ class BundleAsker:
 
     def __init__(self, bundle: Path, options: Options, rank: Rank) -> None:
         gpus = torch.cuda.device_count()
-        cores = max(1, _cores() // rank.beside)
+        cores = max(1, num_cores() // rank.beside)
         crowded = rank.beside > 1 and not gpus and "OMP_NUM_THREADS" not in os.environ
         device = f"cuda:{rank.local % gpus}" if gpus else "cpu"
         self._predictor = LocalPredictor(bundle, device, cores if crowded else None)
@@ -60,14 +61,10 @@ class BundleAsker:
         good = [seen for seen in prepared if isinstance(seen, Admitted)]
         if not good:
             return [seen for seen in prepared if isinstance(seen, ImageError)]
-        looked = self._predictor.look(good)
+        looked = self._predictor.look(good, self._options.operating_point)
         unlike = novelties(bundle, [seen.looks for seen in good], looked.features)
         answers = (
             respond(bundle, seen.film, answer, self._options, novelty)
             for seen, answer, novelty in zip(good, looked.answers, unlike, strict=True)
         )
         return [seen if isinstance(seen, ImageError) else next(answers) for seen in prepared]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -33,10 +33,13 @@ class Health:
         self._faults = 0
         self._ending = False
 
-    def note(self, statuses: Collection[int]) -> None:
-        """Takes the HTTP statuses of a batch; ends a worker that had no memory, or three times no answer."""
+    def note(self, statuses: Collection[int], codes: Collection[str] = ()) -> None:
+        """Takes a batch's HTTP statuses and its films' codes; ends a worker without memory, or three times no answer.
+
+        A request of several films may be 200 where one of them found no memory.
+        """
         self._faults = self._faults + 1 if statuses and min(statuses) >= 500 else 0
-        spoilt = HTTPStatus.INSUFFICIENT_STORAGE in statuses or self._faults >= MOST_FAULTS
+        spoilt = HTTPStatus.INSUFFICIENT_STORAGE in statuses or "out_of_memory" in codes or self._faults >= MOST_FAULTS
         if spoilt and not self._ending:  # Once: told again, the alarm would begin anew.
             self._ending = True
             _logger.error("No memory, or nothing of %d batches answered: this worker ends", MOST_FAULTS)

@@ -38,8 +38,9 @@ FILMS = Meter("cxr_films_total", "counter", "count", ("code",))
 CALLED = Meter("cxr_findings_called_total", "counter", "count", ("finding",))
 PREPROCESS = Meter("cxr_preprocess_seconds", "histogram", "seconds")
 MODEL = Meter("cxr_model_seconds", "histogram", "seconds")
+AGAIN = Meter("cxr_second_looks_total", "counter", "count")
 FILL = Meter("cxr_batch_fill_ratio", "histogram", "ratio")
-METERS = (REQUESTS, FILMS, CALLED, PREPROCESS, MODEL, FILL)
+METERS = (REQUESTS, FILMS, CALLED, PREPROCESS, MODEL, AGAIN, FILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ def _all(
     for meter, laps in ((PREPROCESS, watch.preprocess), (MODEL, watch.model)):
         for seconds in laps:
             yield meter, seconds, ()
+    if watch.again:
+        yield AGAIN, sum(watch.again), ()
     yield FILL, len(responses) / batch_size, ()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from cxr_mtl.bundle import Bundle, load_bundle
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.read import read_frontal
+from cxr_mtl.data.refuse import no_memory
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ImageError
 from cxr_mtl.metrics.hierarchy import compose, decompose, either, own_logits
@@ -112,7 +113,11 @@ class LocalPredictor:
             sources: paths or file contents; PNG, JPEG or DICOM.
             options: what is wanted of each.
         """
-        return self.predict_each([(source, options) for source in sources])
+        requests = [(source, options) for source in sources]
+        try:
+            return self.predict_each(requests)
+        except MemoryError:  # one film's, or all films' together: alone, the others have their answers
+            return [self._alone(request) for request in requests]
 
     def predict_each(
         self, requests: Sequence[tuple[Path | bytes, Options]], watch: Stopwatch | None = None
@@ -129,9 +134,9 @@ class LocalPredictor:
             except ImageError as error:
                 results[i] = error
         if films:
-            with lap(watch.model):
-                outputs, answers = self._judge(list(films.values()), [requests[i][1] for i in films])
-                unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
+            points = [requests[i][1].operating_point for i in films]
+            outputs, answers = self._judge(list(films.values()), points, watch)
+            unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])
                 maps = [m[row : row + 1] for m in outputs.features]
@@ -139,41 +144,54 @@ class LocalPredictor:
                 results[i] = replace(prediction, heatmaps=heatmaps)
         return [r for r in results if r is not None]
 
+    def _alone(self, request: tuple[Path | bytes, Options]) -> Prediction | ImageError:
+        try:
+            return self.predict_each([request])[0]
+        except MemoryError:
+            return no_memory()
+
     def answer(self, films: Sequence[Radiograph]) -> list[Answer]:
         """All numbers for films already read."""
         return self.look(films).answers
 
-    def look(self, films: Sequence[Radiograph | Admitted]) -> Looked:
-        """The same with the logits that they come from; the door of evaluation and calibration."""
+    def look(self, films: Sequence[Radiograph | Admitted], operating_point: str | None = None) -> Looked:
+        """The same with the logits that they come from; the door of evaluation and calibration.
+
+        Args:
+            films: to look at.
+            operating_point: whose calls are to be exact; None where none is called. See ``compiled``.
+        """
         size = self.bundle.image_size
         seen = [f if isinstance(f, Admitted) else Admitted(f, *to_input(f.pixels, size), None) for f in films]
-        outputs = self._forward([film.square for film in seen], self._model)
-        answers, features = self._answers(outputs, [film.box for film in seen]), _numpy(pooled(outputs))
+        outputs, answers = self._judge(seen, [operating_point] * len(seen), Stopwatch())
+        features = _numpy(pooled(outputs))
         unlike = novelties(self.bundle, [film.looks for film in seen], features)
         scores = np.array([film.score if film else np.nan for film in unlike])
         return Looked(answers, _numpy(outputs.findings), _numpy(outputs.hierarchy), features, scores)
 
-    def _judge(self, films: Sequence[Admitted], options: Sequence[Options]) -> tuple[Outputs, list[Answer]]:
+    def _judge(
+        self, films: Sequence[Admitted], points: Sequence[str | None], watch: Stopwatch
+    ) -> tuple[Outputs, list[Answer]]:
         """One pass over all films, and a second in float32 over those whose call the first is too coarse for."""
-        bundle, squares, boxes = self.bundle, [film.square for film in films], [film.box for film in films]
-        outputs = self._forward(squares, self._model)
-        answers = self._answers(outputs, boxes)
+        squares, boxes = [film.square for film in films], [film.box for film in films]
+        with lap(watch.model):
+            outputs = self._forward(squares, self._model)
+            answers = self._answers(outputs, boxes)
         again = [
-            row
-            for row, (answer, wanted) in enumerate(zip(answers, options, strict=True))
-            if doubtful(
-                answer.finding_probability,
-                bundle.ontology.names,
-                self._margins,
-                bundle.operating_points[wanted.operating_point],
-            )
+            row for row, (answer, at) in enumerate(zip(answers, points, strict=True)) if at and self._doubts(answer, at)
         ]
         if again:
-            exact = self._forward([squares[row] for row in again], bundle.model)
-            replace_rows(outputs, again, exact)
-            for row, answer in zip(again, self._answers(exact, [boxes[row] for row in again]), strict=True):
-                answers[row] = answer
+            watch.again.append(len(again))
+            with lap(watch.model):
+                exact = self._forward([squares[row] for row in again], self.bundle.model)
+                replace_rows(outputs, again, exact)
+                for row, answer in zip(again, self._answers(exact, [boxes[row] for row in again]), strict=True):
+                    answers[row] = answer
         return outputs, answers
+
+    def _doubts(self, answer: Answer, operating_point: str) -> bool:
+        thresholds = self.bundle.operating_points[operating_point]
+        return doubtful(answer.finding_probability, self.bundle.ontology.names, self._margins, thresholds)
 
     @torch.no_grad()
     def _forward(self, squares: Sequence[NDArray[np.uint8]], model: MultiTaskModel) -> Outputs:

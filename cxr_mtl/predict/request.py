@@ -15,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
+from cxr_mtl.data.refuse import no_memory
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Asked, Plain, Row, Served, read_plain, read_row, refused
 from cxr_mtl.predict.kserve import is_infer, read_infer
@@ -187,8 +188,7 @@ def _fault(error: Exception, request_id: str) -> ImageError:
     kind = type(error).__name__
     _logger.error("A request failed: %s at %s (id=%s)", kind, where, request_id)
     if _out_of_memory(error):
-        hint = "Send it again when less is going on, or send a smaller copy."
-        return ImageError("The server has no memory left for this film.", code="out_of_memory", status=507, hint=hint)
+        return no_memory()
     hint = "The server's log names the place. Try the film with `cxr-mtl predict --debug`."
     return ImageError(f"The server could not answer ({kind}).", code="internal", status=500, hint=hint)
 

@@ -15,10 +15,12 @@ class Stopwatch:
     Attributes:
         preprocess: of each film, from its file to the model's input; a film that was refused included.
         model: of each pass through the model, from inputs to numbers; heat maps are not in it.
+        again: films that were looked at a second time, of each second pass.
     """
 
     preprocess: list[float] = field(default_factory=list)
     model: list[float] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
 
 
 @contextmanager

@@ -113,11 +113,6 @@ def make_environment(java_home: Path, temp: Path, log_dir: Path, threads: int) -
     return environment
 
 
-def num_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _foreign_paths(environ: Mapping[str, str]) -> Iterator[str]:
     """PYTHONPATH without a checkout of ours, which would come before the sources that travel in the archive."""
     for entry in environ.get("PYTHONPATH", "").split(os.pathsep):

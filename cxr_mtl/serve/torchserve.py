@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 
+from cxr_mtl.cores import num_cores
 from cxr_mtl.errors import ServeError
 from cxr_mtl.paths import configs_dir
 from cxr_mtl.serve.java import find_java
 from cxr_mtl.serve.logs import CONSOLE, cause, failed_to_load, fresh_logs
 from cxr_mtl.serve.management import Management, ModelStatus
-from cxr_mtl.serve.settings import HOST, Settings, free_ports, make_environment, make_settings, num_cores
+from cxr_mtl.serve.settings import HOST, Settings, free_ports, make_environment, make_settings
 from cxr_mtl.serve.state import (
     CONFIG_FILE,
     KEYS_FILE,

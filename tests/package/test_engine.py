@@ -177,15 +177,24 @@ print(sorted(m for m in sys.modules if m.startswith("openvino_telemetry") and sy
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_float32_without_films_is_held_to_noise(bundle: Bundle, tmp_path: Path) -> None:
+def test_without_films_torch_answers(bundle: Bundle, tmp_path: Path) -> None:
     said: list[str] = []
     equip(bundle, tmp_path, "auto", None, said.append)
-    (line,) = said
-    assert line.startswith("Engine: OpenVINO, float32; on drawn noise its logits are torch's.")
-    assert "Not bfloat16" in line
+    assert said[0].startswith("Engine: torch, float32; OpenVINO, which is faster, has no films to be proved on.")
+    for engine in ("openvino", "openvino_bf16"):
+        with pytest.raises(ConfigError, match=f"engine {engine} needs films"):
+            equip(bundle, tmp_path, engine, None, said.append)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_few_films_prove_float32_alone(bundle: Bundle, films: Films, tmp_path: Path) -> None:
+    said: list[str] = []
+    equip(bundle, tmp_path, "auto", films, said.append)
+    assert said[0].startswith("Engine: OpenVINO, float32; on 40 films of nih val")
+    assert "Not bfloat16" in said[0]
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
-    assert About.read(tmp_path) == About(bundle.sha256, "float32")
+    assert (About.read(tmp_path).precision, About.read(tmp_path).margins) == ("float32", {})
 
 
 def test_eager_leaves_nothing_and_nonsense_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -194,8 +203,6 @@ def test_eager_leaves_nothing_and_nonsense_is_refused(bundle: Bundle, tmp_path: 
     assert said == ["Engine: torch, float32."]
     with pytest.raises(ConfigError, match="engine is 'tensorrt'"):
         equip(bundle, tmp_path, "tensorrt", None, said.append)
-    with pytest.raises(ConfigError, match="needs films"):
-        equip(bundle, tmp_path, "openvino_bf16", None, said.append)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,7 +215,10 @@ def test_an_encoder_that_answers_otherwise_is_not_packed(
     found = prove(bundle, _of_other_weights(bundle, tmp_path / "wrong"), films)
     assert any("films have the same calls" in failure for failure in found.failures)
     About(bundle.sha256, "bfloat16").write(tmp_path / "wrong")
-    assert any("looked at twice" in failure for failure in prove(bundle, tmp_path / "wrong", films).failures)
+    coarse = prove(bundle, tmp_path / "wrong", films)
+    assert coarse.failures == ["40 films are too few, 200 are needed"]
+    known = {"films": 200, "macro_auroc": 0.0, "box_accuracy": 0.0}
+    assert any("looked at twice" in failure for failure in Proof(coarse.margins, coarse.numbers | known).failures)
     monkeypatch.setattr("cxr_mtl.package.engine.prove", lambda *_: found)
     (tmp_path / "out").mkdir()
     with pytest.raises(ServeError, match="too far from torch's float32"):
@@ -233,12 +243,23 @@ def test_what_is_too_far_is_named() -> None:
         "box_accuracy": 0.001,
         "same_calls": {"f1": 0.99, "balanced": 1.0},
         "second_looks": {"f1": 0.05, "balanced": 0.4},
+        "films": 300,
+        "precision": "bfloat16",
+        "boxes_of": ["box_accuracy"],
     }
     assert Proof({}, numbers).failures == [
         "macro_auroc differs by 0.0030, 0.002 may be",
         "at f1 99.0% of films have the same calls, 99.5% must",
         "at balanced 40.0% of films must be looked at twice, 33% may",
     ]
+
+
+def test_what_is_not_known_proves_no_bfloat16() -> None:
+    numbers = {"macro_auroc": None, "box_accuracy": None, "films": 300, "boxes_of": ["box_accuracy"]}
+    calls: dict[str, dict[str, float]] = {"same_calls": {"f1": 1.0}, "second_looks": {"f1": 0.0}}
+    unknown = ["the films give no macro_auroc", "the films give no box_accuracy"]
+    assert Proof({}, numbers | calls | {"precision": "bfloat16"}).failures == unknown
+    assert Proof({}, numbers | calls | {"precision": "float32"}).failures == []
 
 
 def test_second_looks_mend_calls() -> None:

@@ -55,6 +55,11 @@ def test_what_differs_is_named(truth: Prediction) -> None:
     moved[0]["probability"] = findings[0]["probability"] + 0.03
     assert findings[0]["name"] in differs(said(truth, findings=moved), truth)
     assert differs(said(truth, findings=findings[1:]), truth) == "it names other findings"
+    tree = [dict(node) for node in truth.to_dict()["hierarchy"]]
+    tree[0]["probability"] = 0.99
+    assert differs(said(truth, hierarchy=tree), truth).startswith("in the tree")
+    assert len(truth.boxes) > 0
+    assert differs(said(truth, boxes=[]), truth).startswith("a box of")
     error = ImageError("x", code="blank", status=422, hint="")
     assert "instead of (422, 'blank')" in differs(said(truth), error)
 

@@ -36,6 +36,7 @@ class Fake:
         assert watch is not None
         watch.preprocess.extend(0.01 for _ in requests)
         watch.model.append(0.25)
+        watch.again.append(1)
         return [self._answer(film) for film, _ in requests]
 
     def _answer(self, film: bytes) -> Prediction | ImageError:
@@ -82,6 +83,7 @@ def test_a_batch_is_counted() -> None:
         ("cxr_findings_called_total", "Mass"): 2,
         ("cxr_preprocess_seconds",): 0.03,
         ("cxr_model_seconds",): 0.25,
+        ("cxr_second_looks_total",): 1,
         ("cxr_batch_fill_ratio",): 0.5,
     }
     assert {reading.meter for reading in read} == set(METERS)

@@ -32,6 +32,15 @@ def test_no_memory_or_the_third_batch_without_any_answer_ends_it(batches: list[l
     assert len(ended) == ends, "once"
 
 
+def test_a_film_without_memory_in_a_request_that_was_answered_ends_it() -> None:
+    ended: list[None] = []
+    health = Health(lambda: ended.append(None))
+    health.note([200], ["ok", "truncated"])
+    assert ended == []
+    health.note([200], ["ok", "out_of_memory"])
+    assert ended == [None]
+
+
 def test_a_process_ends_after_what_it_said() -> None:
     code = (
         "from cxr_mtl.predict.health import Health\nhealth = Health()\n[health.note([500]) for _ in range(3)]\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,3 +213,22 @@ def test_heat_lands_where_it_was() -> None:
     assert film.shape == (100, 200)
     assert 150 <= x <= 175  # the film fills the square's width
     assert 50 <= y <= 75  # and its middle half of height: .5 to .625 of the square is .5 to .75 of the film
+
+
+def test_a_film_without_memory_costs_its_neighbours_nothing(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether one film has none, or all films together."""
+    predictor = LocalPredictor(tiny_bundle)
+    whole = predictor.predict_each
+
+    def short(requests: Sequence[tuple[Path | bytes, Options]]) -> list[Prediction | ImageError]:
+        if len(requests) > 1 or requests[0][0] == b"large":
+            raise MemoryError
+        return whole(requests)
+
+    monkeypatch.setattr(predictor, "predict_each", short)
+    film = png(90, 80)
+    good, large, again = predictor.predict([film, b"large", film])
+    assert isinstance(good, Prediction)
+    assert isinstance(again, Prediction)
+    assert isinstance(large, ImageError)
+    assert (large.code, large.status) == ("out_of_memory", 507)
