@@ -236,7 +236,7 @@ def test_clients_have_their_own_keys(pod: Pod, tiny_bundle: Path) -> None:
     (answer,) = RemotePredictor(pod.url, CLIENT, ca=pod.ca).predict([film()])
     assert isinstance(answer, Prediction)
     assert answer.image == truth.image
-    with pytest.raises(ServeError, match="certificate that is not trusted"):
+    with pytest.raises(ServeError, match="signed by nobody this machine trusts"):
         RemotePredictor(pod.url, CLIENT).predict([film()])
 
 
