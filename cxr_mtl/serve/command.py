@@ -20,6 +20,8 @@ from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
 
 _READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
 _TURN = 1.0
+_NOTICE = 3.0
+"""Seconds in which the container's proxy, which looks every second, turns callers away before the server does."""
 
 
 def serve(
@@ -77,14 +79,14 @@ def _hold(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
         while torchserve.is_running(state_dir):
             time.sleep(_TURN)
     except KeyboardInterrupt:
-        return _stop(model_store, state_dir, drain_seconds)
+        return _stop(model_store, state_dir, drain_seconds, _NOTICE)
     torchserve.stop(state_dir)  # What it left behind.
     raise ServeError(f"The server of {model_store} ended by itself.", hint=f"See {state_dir / 'logs'}.")
 
 
-def _stop(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
+def _stop(model_store: Path, state_dir: Path, drain_seconds: float, notice: float = 0.0) -> str:
     try:
-        drained = drain(state_dir, drain_seconds)
+        drained = drain(state_dir, drain_seconds, notice)
     except KeyboardInterrupt:  # Told twice: at once.
         drained = False
     if not torchserve.stop(state_dir):

@@ -199,7 +199,7 @@ def test_grpc_wants_the_key_too(info: ServerInfo) -> None:
 @pytest.mark.slow
 def test_the_front_ends_memory_is_bounded(info: ServerInfo) -> None:
     command = psutil.Process(info.pid).cmdline()
-    assert "-XX:MaxRAMPercentage=12.5" in command
+    assert "-XX:MaxRAMPercentage=25" in command
     assert any(word.startswith("-Djava.security.properties=file:///") for word in command)
 
 
