@@ -105,16 +105,15 @@ def _say_rolled(rolled: Rolled) -> str:
 
 def _how_to_ask(server: ServerInfo, model_store: Path, reach: str, trust: str) -> str:
     model, state_dir = server.models[0], server.key_file.parent
-    # Nobody's certificate is for the address that means all of this machine's.
-    every, name = "//0.0.0.0:", "//NAME:"
+    url = server.url.replace("//0.0.0.0:", "//NAME:")  # that address is all of this machine's, and in no certificate
     elsewhere = "" if state_dir == torchserve.state_dir_of(model_store) else f" --state-dir {state_dir}"
     lines = [
         f"Serving {', '.join(server.models)} at {server.url} ({reach}, token needed).",
         f"Key:  {server.key_file}",
         f"Logs: {server.log_dir}",
         f"Ask:  KEY=$({sys.executable} -c '{_READ_KEY}' {shlex.quote(str(server.key_file))})",
-        f'      curl {trust}-H "Authorization: Bearer $KEY" -T FILM.png {server.url.replace(every, name)}/predictions/{model}',
-        *(["      where NAME is one that the certificate is for."] if every in server.url else []),
+        f'      curl {trust}-H "Authorization: Bearer $KEY" -T FILM.png {url}/predictions/{model}',
+        *(["      NAME is one that the certificate is for."] if url != server.url else []),
         f"Stop: cxr-mtl serve --model-store {model_store}{elsewhere} --stop",
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",
     ]
