@@ -34,7 +34,7 @@ def predict(
         int, typer.Option(min=1, help="With --out: films judged together, or with --url asked at once.")
     ] = 16,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="The server's key file; `cxr-mtl serve` prints it.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The server's key file, or one with a proxy's key.")] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM file: the server's certificate or its authority's.")] = None,
 ) -> None:
     """Judge films. Exit code 1 if any could not be judged.

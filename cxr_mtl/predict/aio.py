@@ -72,7 +72,7 @@ class AsyncRemotePredictor:
         turn = Turn(self._server, film, options, name_of(source))
         while True:
             try:
-                said: httpx.Response | Exception = await self._client.post(turn.url, timeout=turn.timeout, **turn.form)
+                said: httpx.Response | Exception = await self._client.post(turn.url, timeout=turn.timeout, **turn.post)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 said = error
             heard = turn.hear(said)

@@ -18,6 +18,7 @@ from cxr_mtl.predict.askers import Results
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.predict.shards import Rank
+from cxr_mtl.predict.wire import name_of, no_memory
 from cxr_mtl.types import Options
 
 MOST_READERS = 16
@@ -51,6 +52,8 @@ class BundleAsker:
             seen = admit_film(self._predictor.bundle, read_frontal(source), source)
         except ImageError as error:
             return error
+        except MemoryError:  # once for this film; passed on, it would end every run at this place
+            return no_memory(name_of(source))
         # Of the pixels the size alone is needed from here on, and films wait: a zero of that size takes no memory.
         nothing = np.broadcast_to(np.float32(0), seen.film.pixels.shape)
         return replace(seen, film=replace(seen.film, pixels=nothing))

@@ -19,7 +19,7 @@ from cxr_mtl.predict.shards import rank_of
 from cxr_mtl.types import DISCLAIMER, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
-RETRIES = 10  # of one of many films: some 50 s, in which a server's worker starts anew
+RETRIES = 10  # of one of many films: 24 to 48 s, in which a server's worker starts anew
 
 
 def predict_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,21 +17,25 @@ from cxr_mtl.predict.ahead import in_order
 from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, name_of, read_film
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
-_NAME_FILE = "`cxr-mtl serve --status` says where key_file.json is."
+_NAME_FILE = "`cxr-mtl serve --status` says where key_file.json is; a proxy's key stands in a file alone."
+_BARE_KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what may follow "Bearer " (RFC 6750); no JSON that holds a key is such
 
 
 def read_key(key_file: Path, kind: str = "inference") -> str:
-    """One of the keys that TorchServe wrote when it started.
+    """One of the keys that TorchServe wrote when it started, or the one key of a client.
 
     Args:
-        key_file: ``key_file.json`` of the running server.
+        key_file: ``key_file.json`` of the running server, or a file that holds a proxy's key and nothing else.
         kind: ``inference``, what clients send, or ``management``.
 
     Raises:
-        ServeError: the file is missing or is none of TorchServe's.
+        ServeError: the file is missing or holds no such key.
     """
     try:
-        return str(json.loads(key_file.read_text(encoding="utf-8"))[kind]["key"])
+        text = key_file.read_text(encoding="utf-8").strip()
+        if kind == "inference" and _BARE_KEY.fullmatch(text):
+            return text
+        return str(json.loads(text)[kind]["key"])
     except OSError:
         raise ServeError(f"{key_file} cannot be read.", hint=_NAME_FILE) from None
     except (ValueError, KeyError, TypeError):
@@ -104,7 +109,7 @@ class RemotePredictor:
         turn = Turn(self._server, film, options, name_of(source))
         while True:
             try:
-                said: httpx.Response | Exception = self._client.post(turn.url, timeout=turn.timeout, **turn.form)
+                said: httpx.Response | Exception = self._client.post(turn.url, timeout=turn.timeout, **turn.post)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 said = error
             heard = turn.hear(said)

@@ -6,6 +6,8 @@ A prediction changes nothing on the server, so whatever broke on the way may be 
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import ssl
 import time
@@ -21,15 +23,19 @@ import httpx
 from cxr_mtl.data.refuse import NAMELESS, printable, refuse
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.options import options_to_dict
-from cxr_mtl.types import PREDICTION_SCHEMA, Options, Prediction
+from cxr_mtl.types import DEFAULT_OPTIONS, PREDICTION_SCHEMA, Options, Prediction
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 """Seconds before the first and, doubled each time, before a late try; each is cut by up to half, at random."""
+KEY_PAUSE = 2.0
+"""Seconds after which a key that TorchServe refused is shown once more: it refuses the right one while it is stopped,
+and a proxy takes a second to learn a new one."""
 BUSY, NO_MEMORY = (429, 503), 507
 
 _START = "Start one with `cxr-mtl serve`."
-_NAME_KEY = "`cxr-mtl serve --status` says where key_file.json is; its inference key goes into 'Authorization: Bearer'."
-_DIED = "Worker died"  # TorchServe's words, with status 500
+_NAME_KEY = "`cxr-mtl serve --status` says where key_file.json is; a proxy has keys of its own, one a client."
+_DIED, _TOKEN = "Worker died", "Token"  # TorchServe's words, with status 500 or 507, and 400
+_NO_FORMS = "no_forms"  # our proxy's code, with a status that films have too
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +79,12 @@ class Turn:
 
     Attributes:
         url: where it is posted.
-        form: what is posted: the file as it is, and options as text.
+        post: what is posted, as httpx takes it.
     """
 
     def __init__(self, server: Server, film: bytes, options: Options, name: str = NAMELESS) -> None:
         self.url = f"{server.url}/predictions/{server.model}"
-        # Not the file's own name, which may be a patient's and would stand in a server's log.
-        self.form: dict[str, Any] = {"files": {"data": ("film", film)}, "data": form_fields(options)}
+        self.post = envelope(film, options)
         self._server, self._size, self._name, self._tried = server, len(film), name, 0
         self._deadline = time.monotonic() + server.timeout
 
@@ -104,9 +109,10 @@ class Turn:
             again &= not untrusted(said)
         else:
             outcome = self._answer(said)
-            died = said.status_code == 500 and _DIED in said.text
-            if said.status_code in (*BUSY, NO_MEMORY) or died:  # who had no memory is replaced
+            if said.status_code in (*BUSY, NO_MEMORY) or _died(said):  # who had no memory is replaced
                 again, least = True, retry_after(said.headers)
+            elif said.status_code == 400 and _TOKEN in message_of(said) and self._tried == 1:
+                again, least = True, KEY_PAUSE
         if again and self._tried <= self._server.retries:
             pause = max(least, pause_before(self._tried))
             if time.monotonic() + pause < self._deadline:
@@ -118,7 +124,7 @@ class Turn:
     def _broken(self, error: Exception) -> ServeError:
         url = self._server.url
         if untrusted(error):
-            what = f"The certificate of {url} is signed by nobody this machine trusts."
+            what = f"The certificate of {url} is signed by nobody this machine trusts, or for another name."
             return ServeError(what, hint="Name the server's own certificate or its authority's with --ca FILE.")
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ServeError(f"No server answers at {url}.", hint=_START)
@@ -130,26 +136,36 @@ class Turn:
     def _answer(self, response: httpx.Response) -> Prediction | ImageError | ServeError:
         status, url = response.status_code, self._server.url
         body = json_object(response)
-        if isinstance(error := body.get("error"), dict) and status not in BUSY:
-            message = str(error["message"])
-            if message.startswith(f"{NAMELESS} "):  # the server was not told
-                message = self._name + message.removeprefix(NAMELESS)
-            return ImageError(message, code=str(error["code"]), hint=str(error["hint"]), status=status)
+        error = body.get("error")
+        if status in (401, 403, 404, 405, *BUSY) or (isinstance(error, dict) and error.get("code") == _NO_FORMS):
+            return self._refusal(status, "")  # whoever said it and in what form, it is not of this film
+        if isinstance(error, dict):
+            return self._error(error, status)
         if body.get("schema") == PREDICTION_SCHEMA:
             return Prediction.from_dict(body)
         if status == 413:
             return refuse("too_large", f"The film is larger than {url} takes.", "Send a smaller copy.")
-        message = str(body.get("message", ""))
-        if status == 500 and _DIED in message:
-            # The server itself is well, so it may be this film: it gets an error, and its neighbours their answers.
-            what = f"The server's worker ended over this film, {self._tried} times of {self._tried}."
+        # The server itself may be well, and this film too much for it: that gets an error, and its neighbours answers.
+        times = f"{self._tried} times of {self._tried}"
+        if _died(response):
+            what = f"The server's worker ended over this film, {times}."
             return ImageError(what, code="internal", status=500, hint="The server's log says of what.")
-        return self._refusal(status, message)
+        if status == NO_MEMORY:
+            what = f"The server had no memory left for this film, {times}."
+            return ImageError(what, code="out_of_memory", status=NO_MEMORY, hint="Ask when less is going on.")
+        return self._refusal(status, message_of(response))
+
+    def _error(self, error: dict[str, Any], status: int) -> ImageError:
+        """What the model's handler says of a film, or a proxy of its size."""
+        message = str(error.get("message", ""))
+        if message.startswith(f"{NAMELESS} "):  # the server was not told
+            message = self._name + message.removeprefix(NAMELESS)
+        return ImageError(message, code=str(error.get("code", "")), hint=str(error.get("hint", "")), status=status)
 
     def _refusal(self, status: int, message: str) -> ServeError:
-        """What the front end says itself, in our words."""
+        """What the front end or a proxy says itself, in our words."""
         url, model = self._server.url, self._server.model
-        if status in (401, 403) or "Token" in message:
+        if status in (401, 403) or _TOKEN in message:
             return ServeError(f"{url} refused the key.", hint=_NAME_KEY)
         if status == 404:
             return ServeError(f"{url} has no model '{model}'.", hint="`cxr-mtl serve --status` lists them.")
@@ -159,15 +175,21 @@ class Turn:
         return ServeError(what, hint="Is it a server of cxr-mtl, and of this version?")
 
 
-def form_fields(options: Options) -> dict[str, str]:
-    """Options as the text fields of a form, which ``parse_request`` reads back into the same options."""
-    return {name: _text(value) for name, value in options_to_dict(options).items() if value is not None}
+def envelope(film: bytes, options: Options) -> dict[str, Any]:
+    """What httpx posts: the file as it is or, where options go with it, JSON with the file in base64.
+
+    Never a form, which our proxy refuses, nor the file's own name, which may be a patient's. A file that would be taken
+    for JSON, or for none at all, goes in JSON too.
+    """
+    if options == DEFAULT_OPTIONS and film and not film[:64].lstrip().startswith(b"{"):
+        return {"content": film, "headers": {"Content-Type": "application/octet-stream"}}
+    wanted = {name: value for name, value in options_to_dict(options).items() if value is not None}
+    body = json.dumps(wanted | {"image": base64.b64encode(film).decode("ascii")})
+    return {"content": body.encode("ascii"), "headers": {"Content-Type": "application/json"}}
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _died(response: httpx.Response) -> bool:
+    return response.status_code in (500, NO_MEMORY) and _DIED in message_of(response)
 
 
 def pause_before(retry: int) -> float:
@@ -196,6 +218,11 @@ def json_object(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def message_of(response: httpx.Response) -> str:
+    """What TorchServe's front end says itself; nothing where another speaks."""
+    return str(json_object(response).get("message", ""))
 
 
 def untrusted(error: Exception) -> bool:
@@ -232,7 +259,15 @@ def read_film(source: Path | bytes) -> bytes | ImageError:
         if source.exists() and not source.is_file():  # A folder; or a pipe or device, which may never end.
             return refuse("unreadable", f"{name} is not a file.", "Name the film itself.")
         return source.read_bytes()
+    except MemoryError:
+        return no_memory(name)
     except FileNotFoundError:
         return refuse("missing", f"{name} does not exist.", "Check the path.")
     except (OSError, ValueError):
         return refuse("unreadable", f"{name} cannot be opened.", "Check the path and its permissions.")
+
+
+def no_memory(name: str) -> ImageError:
+    """The error of a film that there was no memory for on this machine."""
+    hint = "Ask when less is going on, or about a smaller copy."
+    return ImageError(f"There is no memory left for {name}.", code="out_of_memory", status=NO_MEMORY, hint=hint)

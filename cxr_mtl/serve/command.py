@@ -20,6 +20,8 @@ from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
 
 _READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
 _TURN = 1.0
+_NOTICE = 3.0
+"""Seconds in which the container's proxy, which looks every second, turns callers away before the server does."""
 
 
 def serve(
@@ -77,14 +79,14 @@ def _hold(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
         while torchserve.is_running(state_dir):
             time.sleep(_TURN)
     except KeyboardInterrupt:
-        return _stop(model_store, state_dir, drain_seconds)
+        return _stop(model_store, state_dir, drain_seconds, _NOTICE)
     torchserve.stop(state_dir)  # What it left behind.
     raise ServeError(f"The server of {model_store} ended by itself.", hint=f"See {state_dir / 'logs'}.")
 
 
-def _stop(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
+def _stop(model_store: Path, state_dir: Path, drain_seconds: float, notice: float = 0.0) -> str:
     try:
-        drained = drain(state_dir, drain_seconds)
+        drained = drain(state_dir, drain_seconds, notice)
     except KeyboardInterrupt:  # Told twice: at once.
         drained = False
     if not torchserve.stop(state_dir):
@@ -103,13 +105,15 @@ def _say_rolled(rolled: Rolled) -> str:
 
 def _how_to_ask(server: ServerInfo, model_store: Path, reach: str, trust: str) -> str:
     model, state_dir = server.models[0], server.key_file.parent
+    url = server.url.replace("//0.0.0.0:", "//NAME:")  # that address is all of this machine's, and in no certificate
     elsewhere = "" if state_dir == torchserve.state_dir_of(model_store) else f" --state-dir {state_dir}"
     lines = [
         f"Serving {', '.join(server.models)} at {server.url} ({reach}, token needed).",
         f"Key:  {server.key_file}",
         f"Logs: {server.log_dir}",
         f"Ask:  KEY=$({sys.executable} -c '{_READ_KEY}' {shlex.quote(str(server.key_file))})",
-        f'      curl {trust}-H "Authorization: Bearer $KEY" -T FILM.png {server.url}/predictions/{model}',
+        f'      curl {trust}-H "Authorization: Bearer $KEY" -T FILM.png {url}/predictions/{model}',
+        *(["      NAME is one that the certificate is for."] if url != server.url else []),
         f"Stop: cxr-mtl serve --model-store {model_store}{elsewhere} --stop",
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",
     ]

@@ -10,17 +10,22 @@ import psutil
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.serve.management import Management, ModelStatus
-from cxr_mtl.serve.state import load_state
+from cxr_mtl.serve.state import DRAIN_MARK, load_state
 
 _QUIET = 1.0
 _TURN = 0.1
 
 
-def drain(state_dir: Path, wait: float) -> bool:
+def drain(state_dir: Path, wait: float, notice: float = 0.0) -> bool:
     """Refuses new requests and waits until those under way are answered, at most ``wait`` seconds.
 
-    TorchServe cannot close its door while it works, so the key is changed: who asks now is refused (400) before his
-    request is queued, and the load balancer or client goes elsewhere.
+    TorchServe cannot close its door while it works. So a mark in the state folder tells a proxy to answer 503 from now
+    on, and then the key is changed: who asks now is refused (400) before his request is queued.
+
+    Args:
+        state_dir: of the server.
+        wait: seconds, ``notice`` not included.
+        notice: seconds between mark and key, in which a proxy sees the mark; 0 where there is none.
 
     Returns:
         Whether nothing was under way any more; True where no server runs.
@@ -28,6 +33,8 @@ def drain(state_dir: Path, wait: float) -> bool:
     state = load_state(state_dir)
     if state is None or state.process() is None:
         return True
+    (state_dir / DRAIN_MARK).touch(mode=0o600)
+    time.sleep(notice)
     try:
         with Management(state.info) as management:
             management.renew_inference_key()

@@ -23,6 +23,8 @@ MAIN_CLASS = "org.pytorch.serve.ModelServer"
 TEMP_PREFIX = "cxr-mtl-serve-"
 KEYS_FILE = "key_file.json"
 CONFIG_FILE = "config.properties"
+DRAIN_MARK = "draining"
+"""A file that is there while no new request is to be taken; the proxy's script looks for it."""
 _STATE_FILE = "server.json"
 
 
@@ -100,10 +102,10 @@ def load_state(state_dir: Path) -> State | None:
 
 
 def forget_state(state_dir: Path, state: State) -> None:
-    """Removes an ended server's keys, state and temporary folder; its logs stay."""
+    """Removes an ended server's keys, state, marks and temporary folder; its logs stay."""
     if state.temp.name.startswith(TEMP_PREFIX):
         shutil.rmtree(state.temp, ignore_errors=True)
-    for name in (KEYS_FILE, _STATE_FILE):
+    for name in (KEYS_FILE, _STATE_FILE, DRAIN_MARK):
         (state_dir / name).unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pretended import URL, fields_of, prediction
+from pretended import URL, prediction
 from typer.testing import CliRunner
 
 from cxr_mtl.cli import app
@@ -27,7 +27,7 @@ from cxr_mtl.data.manifest import make_manifest
 from cxr_mtl.data.manifest_file import WHO, save_manifest
 from cxr_mtl.errors import ConfigError, CxrError, DataError, ImageError, ServeError
 from cxr_mtl.ontology import load_ontology
-from cxr_mtl.predict import RemotePredictor, parts
+from cxr_mtl.predict import RemotePredictor, bundle_asker, parts
 from cxr_mtl.predict.askers import Results, ServerAsker
 from cxr_mtl.predict.command import predict_many
 from cxr_mtl.predict.films import Films, find_films
@@ -149,6 +149,23 @@ def test_a_finished_file_is_not_made_again(tiny_bundle: Path, study: Path, tmp_p
             ask(tiny_bundle, study, out, **other)
     with pytest.raises(ConfigError, match="holds something else"):
         ask(tiny_bundle, study, study)
+
+
+def test_a_film_without_memory_costs_only_itself(
+    tiny_bundle: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = bundle_asker.read_frontal
+
+    def scarce(source: Path) -> Any:
+        if source.name == "35.png":
+            raise MemoryError
+        return read(source)
+
+    monkeypatch.setattr(bundle_asker, "read_frontal", scarce)
+    failed, (told,) = ask(tiny_bundle, study, tmp_path / "p.parquet", split="test")
+    assert failed == 2
+    assert "missing 1, out_of_memory 1" in told
+    assert pq.read_table(tmp_path / "p.parquet")["error_message"][2].as_py() == "There is no memory left for 35.png."
 
 
 def test_files_and_folders(tiny_bundle: Path, study: Path, tmp_path: Path) -> None:
@@ -378,7 +395,7 @@ def test_a_server_is_asked_alike_and_goes_on_after_it_was_gone(study: Path, tmp_
     gone = True
 
     def serve(request: httpx.Request) -> httpx.Response:
-        size = len(fields_of(request)["data"])
+        size = len(request.content)
         if gone and len(asked) == 15:
             raise httpx.ConnectError("refused")
         asked.append(size)

@@ -130,7 +130,12 @@ def test_the_key_is_read_from_the_file_torchserve_writes(tmp_path: Path) -> None
     keys = tmp_path / "key_file.json"
     keys.write_text(json.dumps({"inference": {"key": "abc"}, "management": {"key": "def"}, "API": {"key": "ghi"}}))
     assert (read_key(keys), read_key(keys, "management")) == ("abc", "def")
-    for content in ("{", "{}", "[]", '{"inference": 3}'):
+    for bare in ("c" * 64, "1234", "12e45", "a.b_c~+/-=="):  # of a proxy's client, as openssl rand writes it
+        keys.write_text(f"{bare}\n")
+        assert read_key(keys) == bare
+        with pytest.raises(ServeError, match="holds no management key"):
+            read_key(keys, "management")
+    for content in ("", "{", "{}", "[]", '{"inference": 3}', "Bearer abc", "abc\ndef", '"abc"', "\xff"):
         keys.write_text(content)
         with pytest.raises(ServeError, match="holds no inference key"):
             read_key(keys)

@@ -46,6 +46,7 @@ def ask_async(url: str, films: Sequence[bytes | Path], options: Options, **setti
 def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """One of the clients; its pauses are short."""
     monkeypatch.setattr(wire, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(wire, "KEY_PAUSE", 0.002)
     kind = request.param
 
     def asked(films: Sequence[bytes | Path], url: str = URL, **settings: Any) -> Answers:
@@ -81,6 +82,9 @@ def refusal(status: int, message: str = "", **headers: str) -> httpx.Response:
         refusal(503),
         refusal(429),
         refusal(500, "Worker died."),
+        refusal(507, "Worker died."),
+        httpx.Response(503, json=ImageError("No model can answer now.", code="unavailable").to_dict()),
+        httpx.Response(429, json=ImageError("Too many requests.", code="too_many").to_dict()),
         httpx.Response(507, json=ImageError("No memory.", code="memory", status=507).to_dict()),
         httpx.Response(503, json=ImageError("Busy.", code="busy", status=503).to_dict()),
         httpx.ConnectError("refused"),
@@ -100,8 +104,16 @@ def test_what_may_be_better_next_time_is_asked_again(ask: Ask, first: httpx.Resp
 @pytest.mark.parametrize(
     ("first", "says"),
     [
-        (refusal(400, "Token Authorization failed"), "refused the key"),
         (refusal(403), "refused the key"),
+        *(
+            (httpx.Response(status, json=ImageError("Said by a proxy.", code=code).to_dict()), says)
+            for status, code, says in (
+                (401, "unauthorized", "refused the key"),
+                (404, "not_found", "has no model"),
+                (405, "method", "answered 405"),
+                (415, "no_forms", "answered 415"),
+            )
+        ),
         (refusal(404), "has no model"),
         (refusal(500, "x"), "answered 500"),
         (httpx.ReadTimeout("late"), "did not answer in time"),
@@ -115,6 +127,18 @@ def test_what_will_be_the_same_is_asked_once(ask: Ask, first: httpx.Response | E
     with pytest.raises(ServeError, match=says):
         ask([b"film"], transport=script.transport)
     assert len(script.asked) == 1
+
+
+def test_a_key_that_torchserve_refuses_is_shown_twice(ask: Ask) -> None:
+    """Once, and it is the right one: the server is being stopped, or the proxy in front learns a new one."""
+    wrong = refusal(400, "Token Authorization failed")
+    script = Script(wrong)
+    assert ask([b"film"], transport=script.transport) == [prediction(4)]
+    assert len(script.asked) == 2
+    script = Script(wrong, wrong, wrong)
+    with pytest.raises(ServeError, match="refused the key"):
+        ask([b"film"], transport=script.transport)
+    assert len(script.asked) == 2
 
 
 def test_a_film_that_is_refused_is_asked_once(ask: Ask) -> None:
@@ -135,14 +159,20 @@ def test_tries_are_counted_and_the_last_refusal_is_told(ask: Ask) -> None:
     assert len(script.asked) == 3
 
 
-def test_a_film_that_ends_the_worker_gets_an_error_and_its_neighbours_answers(ask: Ask) -> None:
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [(500, "Worker died.", "internal"), (507, "Worker died.", "internal"), (507, "Java heap space", "out_of_memory")],
+)
+def test_a_film_that_ends_the_worker_gets_an_error_and_its_neighbours_answers(
+    ask: Ask, status: int, message: str, code: str
+) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         film, _ = parse_request(fields_of(request))
-        return refusal(500, "Worker died.") if film == b"bad" else httpx.Response(200, json=prediction(1).to_dict())
+        return refusal(status, message) if film == b"bad" else httpx.Response(200, json=prediction(1).to_dict())
 
     bad, good = ask([b"bad", b"x"], transport=httpx.MockTransport(answer), retries=2)
     assert isinstance(bad, ImageError)
-    assert (bad.code, bad.status) == ("internal", 500)
+    assert bad.code == code
     assert "3 times" in bad.message
     assert good == prediction(1)
 
@@ -196,8 +226,9 @@ names = st.lists(st.sampled_from(["Edema", "Pleural Thickening", "No Finding"]),
 
 @settings(max_examples=50)
 @given(
-    film=st.binary(min_size=1, max_size=300),
-    options=st.builds(
+    film=st.binary(max_size=300) | st.sampled_from([b"{}", b' {"image": 3}', b"\xef\xbb\xbf{}"]),
+    options=st.just(Options())
+    | st.builds(
         Options,
         operating_point=st.sampled_from(["balanced", "f1"]),
         findings=st.none() | names,
@@ -206,15 +237,13 @@ names = st.lists(st.sampled_from(["Edema", "Pleural Thickening", "No Finding"]),
         explain=st.none() | st.just("grad_cam"),
     ),
 )
-def test_film_and_options_survive_the_form(film: bytes, options: Options) -> None:
-    """Also where the film looks like JSON or like the form's own boundary."""
+def test_film_and_options_survive_the_way(film: bytes, options: Options) -> None:
+    """Also where the film is empty or looks like JSON."""
     turn = wire.Turn(wire.Server(URL, None, "m", 1.0, 0), film, options)
-    request = httpx.Request("POST", turn.url, **turn.form)
-    request.read()
-    fields = {name: value for name, value in fields_of(request).items() if name != "data"}
-    assert parse_request({**fields, "data": film}) == (film, options)
-    assert film in request.content
-    assert len(request.content) < len(film) + 1200  # as it is: no base64
+    request = httpx.Request("POST", turn.url, **turn.post)
+    assert parse_request(fields_of(request)) == (film, options)
+    if options == Options() and film.isascii() and film.isalnum():
+        assert request.content == film  # as it is: no base64
 
 
 def test_connections_are_kept(ask: Ask) -> None:

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import site
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ import time
 import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +40,7 @@ from cxr_mtl.paths import configs_dir
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.serve.settings import free_ports
-from cxr_mtl.types import Prediction
+from cxr_mtl.types import Options, Prediction
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ts")
@@ -233,10 +235,23 @@ def test_clients_have_their_own_keys(pod: Pod, tiny_bundle: Path) -> None:
         assert answer.status_code == 200
         assert answer.json()["image"] == truth.to_dict()["image"]
         assert answer.headers["Cache-Control"].count("no-store")
-    (answer,) = RemotePredictor(pod.url, CLIENT, ca=pod.ca).predict([film()])
+    described = pod.client.put(url, content=film(), headers=good | {"describe": "True", "explain": "True"}).json()
+    assert described.keys() == truth.to_dict().keys(), "no client says what only TorchServe may"
+    key = pod.ca.with_name("radiology.key")
+    key.write_text(f"{CLIENT}\n")
+    remote = RemotePredictor(pod.url, read_key(key), ca=pod.ca)
+    assert remote.healthy()
+    (answer,) = remote.predict([film()])
+    (mapped,) = remote.predict([film()], Options(heatmaps=("Mass",), top_k=1))
     assert isinstance(answer, Prediction)
-    assert answer.image == truth.image
-    with pytest.raises(ServeError, match="certificate that is not trusted"):
+    assert isinstance(mapped, Prediction)
+    assert answer.image == mapped.image == truth.image
+    assert [heat.finding for heat in mapped.heatmaps] == ["Mass"]
+    with pytest.raises(ServeError, match="refused the key"):
+        RemotePredictor(pod.url, "wrong", ca=pod.ca).predict([film()])
+    with pytest.raises(ServeError, match="has no model"):
+        RemotePredictor(f"{pod.url}/elsewhere", CLIENT, ca=pod.ca).predict([film()])
+    with pytest.raises(ServeError, match="signed by nobody this machine trusts"):
         RemotePredictor(pod.url, CLIENT).predict([film()])
 
 
@@ -247,7 +262,6 @@ def test_only_what_is_named_is_let_through(pod: Pod) -> None:
         "/",
         "/models",
         "/models/cxr_mtl",
-        "/ping",
         "/token",
         "/api-description",
         "/predictions/../models",
@@ -258,17 +272,39 @@ def test_only_what_is_named_is_let_through(pod: Pod) -> None:
     assert pod.client.get(url, headers=good).status_code == 405
     assert pod.client.options(url, headers=good).status_code == 405
     form = pod.client.post(url, files={"data": film()}, headers=good)
-    assert (form.status_code, form.json()["error"]["code"]) == (415, "unsupported")
+    assert (form.status_code, form.json()["error"]["code"]) == (415, "no_forms")
     large = pod.client.put(url, content=bytes(100_700_000), headers=good)
     assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
     assert pod.client.get(f"{pod.url}/metrics").status_code == 401
     assert "ts_inference_requests_total" in pod.client.get(f"{pod.url}/metrics", headers=good).text
 
 
+def test_as_many_bodies_as_fit_are_under_way(pod: Pod) -> None:
+    host, port = pod.url.removeprefix("https://").split(":")
+    head = (
+        f"PUT /predictions/cxr_mtl HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CLIENT}\r\nContent-Length: 9\r\n\r\n"
+    )
+    url, good = f"{pod.url}/predictions/cxr_mtl", {"Authorization": f"Bearer {CLIENT}"}
+    context = ssl.create_default_context(cafile=pod.ca)
+    with ExitStack() as senders:
+        for _ in range(16):  # nine bytes promised, one sent
+            plain = senders.enter_context(socket.create_connection((host, int(port))))
+            senders.enter_context(context.wrap_socket(plain, server_hostname=host)).sendall(f"{head}x".encode())
+        until(
+            "the last one is counted", lambda: pod.client.put(url, content=film(), headers=good).status_code == 503, 5
+        )
+        refused = pod.client.put(url, content=film(), headers=good)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+        assert refused.json()["error"]["code"] == "unavailable"
+        assert status(pod, "/healthz") == 200
+    until("there is room", lambda: pod.client.put(url, content=film(), headers=good).status_code == 200, 5)
+
+
 def test_who_asks_too_much_is_told_to_wait(pod: Pod) -> None:
     good = {"Authorization": f"Bearer {CLIENT}"}
     url = f"{pod.url}/predictions/nothing"  # TorchServe says 404 to it at once
-    with ThreadPoolExecutor(16) as pool:
+    time.sleep(1.5)  # the tests before asked, too
+    with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: pod.client.put(url, content=b"x", headers=good), range(120)))
     counts = {code: sum(a.status_code == code for a in answers) for code in (404, 429)}
     assert sum(counts.values()) == len(answers)
@@ -305,14 +341,31 @@ def test_clients_come_and_go_while_it_runs(pod: Pod) -> None:
     until("the old client is known again", lambda: answered(CLIENT) == 200, 10)
 
 
-def test_sigterm_ends_it_in_order(pod: Pod) -> None:
-    """Last, as nothing is left to ask."""
+def test_sigterm_answers_what_is_under_way_and_turns_the_rest_away(pod: Pod) -> None:
+    """Last, as nothing is left to ask. The worker stands still meanwhile."""
     info = json.loads((pod.state / "server.json").read_text())["info"]
     family = [psutil.Process(info["pid"]), *psutil.Process(info["pid"]).children(recursive=True)]
-    os.kill(pod.server.pid, signal.SIGTERM)
+    url, good = f"{pod.url}/predictions/cxr_mtl", {"Authorization": f"Bearer {CLIENT}"}
+
+    def asked(_: object) -> httpx.Response:
+        return pod.client.put(url, content=film(), headers=good)
+
+    family[1].suspend()
+    with ThreadPoolExecutor(4) as pool:
+        under_way = [pool.submit(asked, None) for _ in range(4)]
+        time.sleep(1)
+        os.kill(pod.server.pid, signal.SIGTERM)
+        until("the proxy turns callers away", lambda: status(pod, "/healthz") == 503, 3)
+        late = asked(None)
+        assert (late.status_code, late.headers["Retry-After"]) == (503, "2")
+        time.sleep(3)  # TorchServe's key is another by now
+        assert asked(None).status_code == 503
+        family[1].resume()
+        assert [answer.result().status_code for answer in under_way] == [200] * 4
     assert pod.server.wait(60) == 0
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
-    assert not (pod.state / "key_file.json").exists()
-    until("the proxy knows", lambda: status(pod, "/healthz") == 503, 10)
+    assert {path.name for path in pod.state.iterdir()}.isdisjoint({"key_file.json", "server.json", "draining"})
+    assert status(pod, "/healthz") == 503
+    assert ": stopped.\n" in said(pod)
     assert "Traceback" not in said(pod)
     assert CLIENT not in (pod.ca.parent / "access.log").read_text()

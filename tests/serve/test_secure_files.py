@@ -15,7 +15,8 @@ import yaml
 from cxr_mtl.paths import configs_dir
 
 FOLDER = configs_dir() / "serve/container"
-SERVER = ["tini", "--", "cxr-mtl", "serve", "--foreground", "--model-store", "/models", "--state-dir", "/run/cxr"]
+SERVER = ["tini", "--", "cxr-mtl", "serve", "--foreground", "--drain", "130", "--model-store", "/models"]
+SERVER += ["--state-dir", "/run/cxr"]
 HEALTHY = ["python", "-I", "/opt/healthy.py", "/run/cxr"]
 
 
@@ -168,6 +169,46 @@ def test_kustomize_generates_what_the_pod_mounts(objects: dict[str, Any]) -> Non
     assert all((FOLDER / file).is_file() for file in config["files"] + kustomization["resources"])
     assert {Path(file).name for file in secret["files"]} == set(names_in_nginx("/run/secrets/"))
     assert kustomization["images"][0]["name"] in {container["image"] for container in pod["containers"]}
+
+
+def test_what_the_proxy_lets_in_fits_into_memory_and_has_time_to_be_answered(
+    objects: dict[str, Any], compose: Any
+) -> None:
+    """docs/operations.md has the sum: the proxy holds all bodies, and Java's heap twice as much."""
+    nginx = (FOLDER / "nginx.conf").read_text(encoding="utf-8")
+    properties = (FOLDER.parent / "config.properties").read_text(encoding="utf-8")
+    proxy, server = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    volumes = {v["name"]: v for v in objects["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+    bodies = number(r"limit_conn under_way (\d+);", nginx) * number(r"client_max_body_size (\d+)m;", nginx)
+    heap = number(r"MaxRAMPercentage=(\d+)", properties) / 100
+    here, there = compose["services"], {"proxy": proxy, "server": server}
+    spaces = [
+        number(r"size=(\d+)g", here["proxy"]["tmpfs"][0]),
+        number(r"(\d+)Gi", volumes["proxy-tmp"]["emptyDir"]["sizeLimit"]),
+    ]
+    memories = [
+        [number(r"(\d+)g", here[name]["mem_limit"]), number(r"(\d+)Gi", there[name]["resources"]["limits"]["memory"])]
+        for name in ("proxy", "server")
+    ]
+    assert all(bodies < 1024 * space for space in spaces)
+    assert all(space < memory for space, memory in zip(spaces, memories[0], strict=True))
+    assert all(2 * bodies <= heap * 1024 * memory for memory in memories[1])
+
+    patience = number(r"proxy_read_timeout (\d+)s;", nginx)
+    drain = int(SERVER[SERVER.index("--drain") + 1])
+    assert number(r"default_response_timeout=(\d+)", properties) < patience <= drain
+    graces = [
+        number(r"(\d+)s", here["server"]["stop_grace_period"]),
+        objects["Deployment"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        - int(server["lifecycle"]["preStop"]["exec"]["command"][1]),
+    ]
+    assert min(graces) >= drain + 35, "with the notice before it, and TorchServe's own end"
+    assert number(r"(\d+)s", here["proxy"]["stop_grace_period"]) > patience
+
+
+def number(pattern: str, text: str) -> int:
+    (found,) = re.findall(pattern, text)
+    return int(found)
 
 
 def names_in_nginx(folder: str) -> list[str]:

@@ -83,6 +83,7 @@ def test_it_knows_the_options_and_the_methods(described: Any) -> None:
     options = set(schemas["Request"]["properties"]) - {"image"}
     known = getattr(request, "OPTION_FIELDS", None) or importlib.import_module("cxr_mtl.predict.options").OPTION_FIELDS
     assert set(known) <= options
+    assert set(schemas["Form"]["properties"]) == set(known) | {"data"}
     assert options - set(known) <= (set() if KSERVE else {"top_k", "heatmap_format"})
     methods = schemas["Prediction"]["properties"]["heatmaps"]["items"]["properties"]["method"]["enum"]
     assert methods == schemas["Request"]["properties"]["explain"]["enum"]
@@ -110,6 +111,7 @@ def test_answers_are_as_described(described: Any, server: httpx.Client) -> None:
         assert [a.status_code for a in answers] == [200] * 4 + [400, 415, 400, 400, 400, 400], path
         for answer in answers:
             holds(described, path, "post", answer)
+        holds(described, path, "put", server.put(url, content=film()))
         holds(described, path, "post", server.post(url.replace("cxr_mtl", "other").replace("0.1", "9"), content=film()))
     holds(described, "/ping", "get", server.get("/ping"))
     holds(described, "/ping", "get", server.get("/ping", headers={"Authorization": ""}))
@@ -199,7 +201,7 @@ def test_grpc_wants_the_key_too(info: ServerInfo) -> None:
 @pytest.mark.slow
 def test_the_front_ends_memory_is_bounded(info: ServerInfo) -> None:
     command = psutil.Process(info.pid).cmdline()
-    assert "-XX:MaxRAMPercentage=12.5" in command
+    assert "-XX:MaxRAMPercentage=25" in command
     assert any(word.startswith("-Djava.security.properties=file:///") for word in command)
 
 

@@ -20,7 +20,7 @@ from cxr_mtl.errors import ServeError
 from cxr_mtl.package.mar import build_archive
 from cxr_mtl.predict.command import predict_files
 from cxr_mtl.predict.remote import RemotePredictor, read_key
-from cxr_mtl.serve import torchserve
+from cxr_mtl.serve import command, torchserve
 from cxr_mtl.serve.settings import free_ports, make_settings
 from cxr_mtl.serve.state import ServerInfo
 from cxr_mtl.serve.tls import Tls, check_host, is_loopback, make_tls
@@ -105,6 +105,16 @@ def test_no_path_can_add_a_line_to_the_configuration(tmp_path: Path) -> None:
     ]
 
 
+def test_how_to_ask_names_what_the_certificate_is_for(tmp_path: Path) -> None:
+    def told(url: str) -> str:
+        info = ServerInfo(url, "", "", tmp_path / "key_file.json", 1, tmp_path, ("cxr_mtl",))
+        return command._how_to_ask(info, tmp_path, "", "--cacert c.pem ")
+
+    every = told("https://0.0.0.0:8443")
+    assert "https://NAME:8443/predictions/cxr_mtl\n      NAME is" in every
+    assert "NAME" not in told("https://10.0.0.7:8443")
+
+
 @pytest.fixture(scope="module")
 def server(pair: Tls, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
     """Open to other machines."""
@@ -127,7 +137,7 @@ def test_films_travel_encrypted_and_to_who_can_prove_its_name(server: ServerInfo
     assert predict_files("cxr_mtl", [film], tell=told.append, ca=ca, **asked) == 0
     assert json.loads(told[0])["schema"] == "cxr-mtl.prediction/1"
     for wrong in ({}, {"ca": ca, "url": url.replace("127.0.0.1", "localhost")}):
-        with pytest.raises(ServeError, match=r"not trusted, or of another name.*--ca"):
+        with pytest.raises(ServeError, match=r"signed by nobody this machine trusts.*--ca"):
             predict_files("cxr_mtl", [film], tell=told.append, **asked | wrong)
     with pytest.raises(ServeError, match="holds no certificate"):
         RemotePredictor(url, ca=film)
