@@ -135,9 +135,10 @@ def large_films(ground: Ground) -> None:
             done.set()
         looking.result()
     statuses = ", ".join(f"{n} x {status}" for status, n in Counter(answer.status for answer in answers).items())
+    megabytes = sum(len(film.content) for film in films) / 1e6
     ground.notes["many large films at once"] = (
-        f"{sum(map(len, (film.content for film in films))) / 1e6:.0f} MB in {LARGE} films were answered {statuses}, the "
-        f"last after {max(answer.ended - answer.sent for answer in answers):.1f} s; the front end went from "
+        f"{megabytes:.0f} MB in {LARGE} films were answered {statuses}, the last "
+        f"after {max(answer.ended - answer.sent for answer in answers):.1f} s; the front end went from "
         f"{before[0]:.0f} to {most[0]:.0f} MiB, the worker from {before[1]:.0f} to {most[1]:.0f}"
     )
 
