@@ -50,7 +50,7 @@ from cxr_mtl.serve.state import ServerInfo
 MEANT = {503, 507}  # of 5xx: the queue is full, or memory is
 UNANSWERED = "503 of the proxy"  # TorchServe gave it no answer: nothing that is meant
 WORKER_MIB = 2048  # above what it has at rest: the largest film, some 16 bytes a pixel, and its copies on the way
-FRONT_END_SHARE = 0.3  # of the machine's memory: an eighth for its heap, one for bodies that arrive, and itself
+FRONT_END_MIB = 1024  # above what its settings allow it for its heap and, as much again, for bodies that arrive
 REAL_FILMS = 40
 
 
@@ -195,7 +195,7 @@ def attack(
         faults.append("A worker was replaced.")
     most = {
         "workers": before["workers"] + WORKER_MIB,
-        "front end": psutil.virtual_memory().total / 2**20 * FRONT_END_SHARE,
+        "front end": 2 * heap_mib() + FRONT_END_MIB,
     }
     faults += [
         f"The {kind} took {watch.peak[kind]:.0f} MiB, over {most[kind]:.0f}."
@@ -215,6 +215,13 @@ def attack(
         for metric, at in (("before", before), ("after", after), ("most", watch.peak))
     ]
     return counts, faults, rows
+
+
+def heap_mib() -> float:
+    """What Java may take for its heap."""
+    settings = (configs_dir() / "serve/config.properties").read_text(encoding="utf-8")
+    percent = float(settings.partition("MaxRAMPercentage=")[2].split()[0])
+    return psutil.virtual_memory().total / 2**20 * percent / 100
 
 
 def ask_schemathesis(door: Door, seed: int, seconds: float, temp: Path) -> tuple[list[str], Counter[str]]:
