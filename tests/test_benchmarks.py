@@ -265,6 +265,52 @@ def test_serve_runs_and_every_answer_is_right(tiny_bundle: Path, tmp_path: Path)
     assert ("LitServe, w1 t2 b4" in done.stdout) != ("LitServe (not installed" in done.stdout)
 
 
+def test_gaps_and_recoveries_are_counted_from_right_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    load, told = (importlib.import_module(f"parts.fault_{part}") for part in ("load", "report"))
+    right = [load.Answer(end - 0.5, end, 200, "", "1.0", good=True) for end in (1.0, 2.0, 7.0, 7.5)]
+    refused = load.Answer(2.0, 4.0, 503, "full")
+    answers = [right[2], refused, *right[:2], right[3]]
+    assert load.longest_gap(answers, 3.0, 8.0) == 5.0, "since the last one before the fault"
+    assert load.longest_gap(answers, 7.2, 8.0) == 0.5
+    assert load.longest_gap(answers, 7.6, 60.0) == 52.5, "none came any more"
+    rows = {
+        "a roll-over": told.Row(1, right, [], [0.5]),
+        "a flood": told.Row(1, [*right, refused], [3.0], [5.0]),
+    }
+    assert told.report(rows, [(1.0, 2.0)], {}) == []
+    calm, flooded = capsys.readouterr().out.splitlines()[2:4]
+    assert calm.split()[-4:] == ["none", "needed", "0.5", "0.5"]
+    assert flooded.split()[-4:] == ["3.0", "3.0", "5.0", "5.0"]
+    rows["a roll-over"].answers = [load.Answer(1, 2, None, "ReadError"), load.Answer(1, 2, 200, "", wrong=True)]
+    rows["a flood"].recoveries = [float("inf")]
+    bad = told.report(rows, [(1.0, 2.0)], {})
+    assert bad == ["a roll-over: 1 wrong", "a roll-over: 1 lost", "a flood: it did not answer again"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_under_load_large_films_are_answered_and_a_sigterm_ends_the_server_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("ts")
+    file = tmp_path / "faults.json"
+    command = [sys.executable, "benchmarks/faults.py", "--quick", "--only", "many large films at once"]
+    done = subprocess.run(
+        [*command, "--json", str(file)], cwd=REPO, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    rows = {(row["name"], row["metric"]): row["value"] for row in json.loads(file.read_text())["rows"]}
+    assert rows["many large films at once", "right"] >= 12
+    assert not any(rows["many large films at once", column] for column in ("503", "507", "500", "400", "other"))
+    ended = {metric: value for (name, metric), value in rows.items() if name == "SIGTERM under load"}
+    # What was lost or wrong is told by the exit code; one that was only about to be sent may be refused.
+    assert ended["under way, answered"] >= ended["under way"] - 2 > 4
+    assert ended["later, connection refused"] > 0
+    assert ended["exit code"] == 0
+    assert 0 < ended["until the process was gone"] < 45
+
+
 DRAWS_ITS_OWN = {"data", "train_speed", "evaluate", "faults", "serve", "fuzz", "engines"}
 
 

@@ -1,31 +1,33 @@
-"""The faults: each is done to a server that is being asked all the time, and says from when its recovery counts."""
+"""The faults: each is done to a server that is being asked all the time, and gives the moment when it took effect.
+
+None where it has no such moment: then the recovery counts from the first request that was not answered rightly.
+"""
 
 from __future__ import annotations
 
-import io
 import shutil
 import socket
 import struct
+import threading
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import psutil
-from parts.fault_load import Load
-from PIL import Image
+from parts.fault_load import Film, Load
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.rollover import roll_over
 from cxr_mtl.serve.torchserve import ServerInfo
 
-FLOOD, SLOW = 150, 40
+FLOOD, SLOW, LARGE = 150, 40, 12
 FROZEN_FOR, SLOW_FOR, FULL_FOR = 3.0, 6.0, 5.0
 
 
@@ -34,6 +36,8 @@ class Ground:
     """What the faults are done to.
 
     Attributes:
+        huge: a PNG of 36 million pixels.
+        large: DICOM films of 20, 30 and 40 MB.
         archives: two versions of the model, in turn rolled over to.
         disk: the small disk that holds the logs; None where none could be mounted.
         notes: what a fault found beside the counts, said under the table.
@@ -45,6 +49,8 @@ class Ground:
     scratch: Path
     load: Load
     flood: Callable[[int], Load]
+    huge: Film
+    large: Sequence[Film]
     archives: list[Path]
     disk: Path | None
     notes: dict[str, str] = field(default_factory=dict)
@@ -75,32 +81,32 @@ def kill_worker(ground: Ground) -> float:
     return time.monotonic()
 
 
-def no_memory(ground: Ground) -> float:
-    """The worker may take no more memory, and a film of 36 million pixels comes; then it may again."""
-    coarse = np.random.default_rng(0).integers(0, 256, (600, 600), dtype=np.uint8)
-    film = io.BytesIO()
-    Image.fromarray(np.kron(coarse, np.ones((10, 10), np.uint8))).save(film, "PNG", compress_level=1)
+def no_memory(ground: Ground) -> float | None:
+    """The worker may take no more memory, and a film of 36 million pixels comes; then it comes twice more."""
     worker = ground.worker()
     before = worker.rlimit(psutil.RLIMIT_AS)
     worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (24 << 20), before[1]))
-    started = time.monotonic()
-    answers = [ground.load.once(film.getvalue()) for _ in range(3)]
+    answers = [ground.load.once(ground.huge)]
+    gone, _ = psutil.wait_procs([worker], timeout=5)
+    ended = time.monotonic() if gone else None
+    answers += [ground.load.once(ground.huge) for _ in range(2)]
     with suppress(psutil.NoSuchProcess):
         worker.rlimit(psutil.RLIMIT_AS, before)
     statuses = ", ".join(f"{answer.status} {answer.said}".strip() for answer in answers)
-    ended = "went on" if worker.is_running() else "ended and was started anew"
-    ground.notes["worker out of memory"] = f"the large film was answered {statuses}; the worker {ended}"
-    return started
+    what = "went on" if ended is None else "ended and was started anew"
+    ground.notes["worker out of memory"] = f"the large film was answered {statuses}; the worker {what}"
+    return ended
 
 
 def flood(ground: Ground) -> float:
-    """Many more callers than the queue has places, while the worker stands still."""
+    """Many more callers than the queue has places, while the worker stands still; its effect ends as it goes on."""
     worker = ground.worker()
     worker.suspend()
     try:
         with ground.flood(FLOOD) as crowd:
             time.sleep(FROZEN_FOR)
             worker.resume()
+            resumed = time.monotonic()
             time.sleep(1.0)
     finally:
         with suppress(psutil.NoSuchProcess):
@@ -109,10 +115,35 @@ def flood(ground: Ground) -> float:
     refused = [answer.ended - answer.sent for answer in crowd.answers() if answer.status == 503]
     slowest = f"slowest after {max(refused):.1f} s" if refused else "none"
     ground.notes["flood past the queue"] = f"{FLOOD} callers more; {len(refused)} refusals with 503, {slowest}"
-    return time.monotonic()
+    return resumed
 
 
-def slow_clients(ground: Ground) -> float:
+def large_films(ground: Ground) -> None:
+    """Callers send DICOM films of 20, 30 and 40 MB, all at once."""
+    films = [ground.large[i % len(ground.large)] for i in range(LARGE)]
+    before, most, done = ground.memory(), [0.0, 0.0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.1):
+            most[:] = map(max, most, ground.memory())
+
+    with ThreadPoolExecutor(LARGE + 1) as pool:
+        looking = pool.submit(look)
+        try:
+            answers = list(pool.map(ground.load.once, films))
+        finally:
+            done.set()
+        looking.result()
+    statuses = ", ".join(f"{n} x {status}" for status, n in Counter(answer.status for answer in answers).items())
+    megabytes = sum(len(film.content) for film in films) / 1e6
+    ground.notes["many large films at once"] = (
+        f"{megabytes:.0f} MB in {LARGE} films were answered {statuses}, the last "
+        f"after {max(answer.ended - answer.sent for answer in answers):.1f} s; the front end went from "
+        f"{before[0]:.0f} to {most[0]:.0f} MiB, the worker from {before[1]:.0f} to {most[1]:.0f}"
+    )
+
+
+def slow_clients(ground: Ground) -> None:
     """Clients that send byte by byte, never send, close half, and go before the answer."""
     host, port = ground.info.url.removeprefix("http://").split(":")
     body = ground.load.films[0]
@@ -145,12 +176,11 @@ def slow_clients(ground: Ground) -> float:
         each.close()
     what = f"{answered} of {SLOW} that closed half were answered; {still} of {2 * SLOW} that never sent all still held"
     ground.notes["slow and vanishing clients"] = what
-    return started
 
 
-def corrupt_archive(ground: Ground) -> float:
+def corrupt_archive(ground: Ground) -> None:
     """Three archives that cannot be served: no zip, changed bytes, a handler that is no Python."""
-    good, folder, started = ground.archives[1], ground.scratch / "corrupt", time.monotonic()
+    good, folder = ground.archives[1], ground.scratch / "corrupt"
     folder.mkdir(exist_ok=True)
     (folder / "no_zip.mar").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     for name, spoiled in (("changed.mar", "bundle.yaml"), ("no_python.mar", "cxr_handler.py")):
@@ -166,22 +196,19 @@ def corrupt_archive(ground: Ground) -> float:
         except ServeError as error:
             said.append(error.message)
     ground.notes["corrupt archive at roll-over"] = "; ".join(said)
-    return started
 
 
-def change_version(ground: Ground) -> float:
+def change_version(ground: Ground) -> None:
     """The other version takes over."""
-    started = time.monotonic()
     first, second = ground.archives
     (rolled,) = roll_over(ground.state_dir, ground.store, second, wait=100, drain=30)
     inside = ground.store / f"{rolled.name}-{rolled.new}.mar"  # Where one from elsewhere was copied to.
     ground.archives = [inside if inside.exists() else second, first]
     kept = ground.notes.get("roll-over to the other version", "")
     ground.notes["roll-over to the other version"] = kept or f"the old one was let go: {rolled.old_is_gone}"
-    return started
 
 
-def full_disk(ground: Ground) -> float:
+def full_disk(ground: Ground) -> None:
     """Not a byte is left where the logs are."""
     if ground.disk is None:
         raise ServeError("no small disk could be mounted")
@@ -190,20 +217,19 @@ def full_disk(ground: Ground) -> float:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        started = time.monotonic()
         time.sleep(FULL_FOR)
         left = shutil.disk_usage(ground.disk).free
     finally:
         filler.unlink(missing_ok=True)
     ground.notes["full disk for logs"] = f"{left} bytes were left for {FULL_FOR:g} s"
-    return started
 
 
-KINDS: Mapping[str, Callable[[Ground], float]] = MappingProxyType(
+KINDS: Mapping[str, Callable[[Ground], float | None]] = MappingProxyType(
     {
         "worker killed mid-request": kill_worker,
         "worker out of memory": no_memory,
         "flood past the queue": flood,
+        "many large films at once": large_films,
         "slow and vanishing clients": slow_clients,
         "corrupt archive at roll-over": corrupt_archive,
         "roll-over to the other version": change_version,

@@ -6,13 +6,16 @@ import io
 import math
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from parts.fuzz_films import dicom
 from PIL import Image
 
 from cxr_mtl.bundle import GATE, Description, load_bundle, save_bundle
@@ -41,6 +44,14 @@ class Answer:
     version: str | None = None
     good: bool = False
     wrong: bool = False
+
+
+@dataclass(frozen=True)
+class Film:
+    """One of which the right answer is known, by model version."""
+
+    content: bytes
+    right: Mapping[str, Any]
 
 
 class Load:
@@ -90,10 +101,10 @@ class Load:
         """Counts those of other callers too."""
         self._answers += answers
 
-    def once(self, film: bytes) -> Answer:
-        """Asks for another film, of which the right answer is not known, and counts it."""
+    def once(self, film: Film) -> Answer:
+        """Asks for another film, and counts it."""
         with self._client() as client:
-            answer = self._ask(client, film, None)
+            answer = self._ask(client, film.content, film.right)
         self._answers.append(answer)
         return answer
 
@@ -111,7 +122,7 @@ class Load:
                 if not answer.good:
                     self._stop.wait(0.05)  # Who is refused at once would otherwise ask thousands of times.
 
-    def _ask(self, client: httpx.Client, film: bytes, right: Mapping[str, Any] | None) -> Answer:
+    def _ask(self, client: httpx.Client, film: bytes, right: Mapping[str, Any]) -> Answer:
         sent = time.monotonic()
         try:
             response = client.put(self._url, content=film)
@@ -119,7 +130,7 @@ class Load:
         except (httpx.HTTPError, ValueError) as error:
             return Answer(sent, time.monotonic(), None, type(error).__name__)
         said = body.get("message") or body.get("error", {}).get("code", "")
-        if right is None or response.status_code >= 500 or not {"schema", "error"} & body.keys():
+        if response.status_code >= 500 or not {"schema", "error"} & body.keys():
             return Answer(sent, ended, response.status_code, said)
         fitting = [version for version, answer in right.items() if same([response.status_code, body], answer)]
         version = fitting[0] if fitting else None
@@ -147,6 +158,13 @@ def flat(value: Any) -> Iterator[Any]:
         yield value
 
 
+def longest_gap(answers: Sequence[Answer], since: float, until: float) -> float:
+    """Seconds between one right answer and the next, at most, in that time; the last one before it counts too."""
+    ends = sorted(answer.ended for answer in answers if answer.good and answer.ended < until)
+    moments = [*ends[max(bisect_left(ends, since) - 1, 0) :], until]
+    return max((later - one for one, later in pairwise(moments)), default=until - since)
+
+
 def right_answers(bundle: Path, films: Sequence[bytes]) -> list[Any]:
     """Status and body that a server of this bundle must answer each film with, computed in this process."""
     answers = LocalPredictor(bundle).predict(films)
@@ -162,6 +180,21 @@ def draw_films(number: int, side: int) -> list[bytes]:
         Image.fromarray(np.kron(noise, np.ones((10, 10 + index), np.uint8))).save(film, "PNG")
         films.append(film.getvalue())
     return films
+
+
+def draw_huge() -> bytes:
+    """A PNG of 36 million pixels that is small to send."""
+    coarse = np.random.default_rng(0).integers(0, 256, (600, 600), dtype=np.uint8)
+    film = io.BytesIO()
+    Image.fromarray(np.kron(coarse, np.ones((10, 10), np.uint8))).save(film, "PNG", compress_level=1)
+    return film.getvalue()
+
+
+def draw_large(megabytes: int) -> bytes:
+    """A DICOM film of that size, one byte a pixel and not compressed; neither square nor like another size's."""
+    side = math.isqrt(megabytes * 1_000_000 // 80)
+    coarse = np.random.default_rng(megabytes).integers(0, 256, (side, side), dtype=np.uint8)
+    return dicom(np.kron(coarse, np.ones((8, 10), np.uint8)))
 
 
 def draw_bundle(folder: Path) -> Path:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_mtl.bundle import Bundle
+from cxr_mtl.cores import num_cores
 from cxr_mtl.errors import CheckpointError
 from cxr_mtl.model.encoder import Encoder
 from cxr_mtl.model.multitask import MultiTaskModel
@@ -91,7 +92,8 @@ class CompiledEncoder(Encoder):
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # or workers side by side would all sit on the same cores
+            # Unpinned, the threads of one pass were seen to share a core; pinned, those of workers side by side would.
+            "ENABLE_CPU_PINNING": 1 < threads == num_cores(),
         }
         core = load_openvino().Core()
         network = core.read_model(graph)

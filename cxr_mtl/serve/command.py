@@ -12,6 +12,7 @@ from pathlib import Path
 from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.drain import drain
+from cxr_mtl.serve.machine import pick_workers
 from cxr_mtl.serve.management import ModelStatus
 from cxr_mtl.serve.rollover import Rolled, roll_over
 from cxr_mtl.serve.settings import HOST
@@ -39,6 +40,7 @@ def serve(
     state_dir: Path | None = None,
     host: str = HOST,
     tls: Tls | None = None,
+    workers: int | None = None,
 ) -> int:
     """Starts, stops or looks at the server of a model store, or lets another version take over; gives the exit code."""
     state_dir = state_dir or torchserve.state_dir_of(model_store)
@@ -61,7 +63,15 @@ def serve(
         return 0
     if foreground:  # From here on a container's stop is what Ctrl-C is: an exception, also while it starts.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    started = torchserve.start(model_store, port=port, control=control, state_dir=state_dir, host=host, tls=tls)
+    started = torchserve.start(
+        model_store,
+        port=port,
+        control=control,
+        state_dir=state_dir,
+        host=host,
+        tls=tls,
+        workers=workers or pick_workers(),
+    )
     reach = "loopback only" if is_loopback(host) else "open to other machines"
     tell(_how_to_ask(started, model_store, reach, f"--cacert {shlex.quote(str(tls.certificate))} " if tls else ""))
     if foreground:
