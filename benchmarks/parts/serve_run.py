@@ -40,7 +40,7 @@ from parts.serve_servers import (
 
 from cxr_mtl.errors import CxrError
 
-SETTINGS = (Setting(1, 2, 4), Setting(2, 1, 1), Setting(2, 1, 4))
+SETTINGS = (Setting(1, 2, 4), Setting(2, 1, 1))
 BATCHES = {"forward": (1, 4, 8), "answer": (1, 4)}
 
 
@@ -83,11 +83,10 @@ def make_servers(
         stock_archive(bundle, work / "stock")
         servers.append(Server(STOCK, "default", partial(stock, work / "stock", film), "stock", fewest=5))
     for engine in ours_with(arguments):
-        for setting in (None,) if arguments.quick else (None, SETTINGS[-1]):
-            store = work / f"{engine} {setting}"
-            archive(bundle, store, engine, setting, arguments.manifest)
-            label, tolerance = str(setting or AS_PACKAGED), FAST.get(engine, EAGER_ERROR)
-            servers.append(Server(f"{OURS}, {engine}", label, partial(ours, store), "ours", tolerance))
+        store = work / f"{engine} store"
+        archive(bundle, store, engine, arguments.manifest)
+        tolerance = FAST.get(engine, EAGER_ERROR)
+        servers.append(Server(f"{OURS}, {engine}", AS_PACKAGED, partial(ours, store), "ours", tolerance))
     for name in (name for name in RIVALS if name in arguments.servers):
         if not all(known[package] for package in RIVALS[name].packages):
             missing.append(f"{name} (not installed for {arguments.rivals})")
@@ -97,7 +96,7 @@ def make_servers(
             start = partial(rival, name, arguments.rivals, told, film)
             servers.append(Server(name, str(setting), start, "rivals"))
     if arguments.manifest is None:
-        missing.append("our bfloat16 mode (no --manifest of films to prove it on)")
+        missing.append("our fast modes (no --manifest of films to prove them on)")
     return servers, missing
 
 
@@ -105,7 +104,7 @@ def ours_with(arguments: argparse.Namespace) -> list[str]:
     """The engines that ours runs on here."""
     if "ours" not in arguments.servers:
         return []
-    return [engine for engine in ENGINES if engine != "openvino_bf16" or arguments.manifest is not None]
+    return list(ENGINES) if arguments.manifest is not None else list(ENGINES[:1])
 
 
 def unpacked(work: Path, engine: str) -> Path | None:

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -28,6 +27,7 @@ from cxr_mtl.package.mar import build_archive
 from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.java import find_java
+from cxr_mtl.serve.machine import pick_workers
 from cxr_mtl.serve.settings import free_ports
 
 PARTS = Path(__file__).resolve().parent
@@ -67,18 +67,15 @@ class Server:
     fewest: int = 0  # probabilities of an answer; 0 for all
 
 
-def archive(bundle: Path, store: Path, engine: str, setting: Setting | None, manifest: Path | None) -> None:
-    """Our archive in a store of its own; no setting leaves all to the package and the server."""
-    chosen: dict[str, Any] = {"engine": engine, "films": manifest}
-    if setting:
-        chosen |= {"workers": setting.workers, "threads": setting.threads, "batch_size": setting.batch}
-    build_archive(bundle, store, **chosen)
+def archive(bundle: Path, store: Path, engine: str, manifest: Path | None) -> None:
+    """Our archive in a store of its own."""
+    build_archive(bundle, store, engine=engine, films=manifest)
 
 
 @contextmanager
 def ours(store: Path) -> Iterator[Running]:
     """As ``cxr-mtl serve`` starts it."""
-    info = torchserve.start(store, port=0, wait=PATIENCE)
+    info = torchserve.start(store, port=0, wait=PATIENCE, workers=pick_workers())
     try:
         headers = {"Authorization": f"Bearer {read_key(info.key_file)}"}
         yield Running(f"{info.url}/predictions/cxr_mtl", psutil.Process(info.pid), headers)
