@@ -31,8 +31,8 @@ def predict(
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: train, val or test; all else.")] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="With --out: films judged together, or with --url asked at once.")
-    ] = 16,
+        int | None, typer.Option(min=1, help="With --out: films judged together (16), or with --url asked at once (8).")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file, or one with a proxy's key.")] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM file: the server's certificate or its authority's.")] = None,

@@ -44,6 +44,22 @@ def test_train_speed_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_large_bodies_at_once_are_answered(tmp_path: Path) -> None:
+    pytest.importorskip("ts")
+    file = tmp_path / "bodies.json"
+    command = [sys.executable, "benchmarks/bodies.py", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "200: 1  415: 2" in done.stdout
+    assert {row["name"] for row in json.loads(file.read_text())["rows"]} == {
+        "body",
+        "small film",
+        "front end",
+        "workers",
+    }
+
+
+@pytest.mark.slow
 def test_evaluate_runs_and_all_ways_come_to_the_same_numbers(tmp_path: Path) -> None:
     file = tmp_path / "evaluate.json"
     command = [sys.executable, "benchmarks/evaluate.py", "--quick", "--json", str(file)]

@@ -19,6 +19,7 @@ from cxr_mtl.predict.shards import rank_of
 from cxr_mtl.types import DISCLAIMER, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
+BATCH, AT_ONCE = 16, 8  # the second is what the proxy of configs/serve/container lets through
 RETRIES = 10  # of one of many films: 24 to 48 s, in which a server's worker starts anew
 
 
@@ -96,7 +97,7 @@ def predict_many(
     tell: Callable[[str], None],
     split: str | None = None,
     operating_point: str = "balanced",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
     ca: Path | None = None,
@@ -110,7 +111,7 @@ def predict_many(
         tell: called with what came out.
         split: of the manifest; None for all.
         operating_point: by name.
-        batch_size: films judged together; of a server, asked at once.
+        batch_size: films judged together; of a server, asked at once. None for ``BATCH`` or ``AT_ONCE``.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
         ca: certificate of that server, or of its authority.
@@ -125,9 +126,9 @@ def predict_many(
         from cxr_mtl.predict.bundle_asker import BundleAsker
 
         asker = BundleAsker(Path(bundle), options, rank)
-        return answer_many(asker, films, out, options, rank=rank, batch=batch_size, tell=tell)
+        return answer_many(asker, films, out, options, rank=rank, batch=batch_size or BATCH, tell=tell)
     key = read_key(key_file) if key_file else None
-    with RemotePredictor(url, key, bundle, concurrency=batch_size, retries=RETRIES, ca=ca) as remote:
+    with RemotePredictor(url, key, bundle, concurrency=batch_size or AT_ONCE, retries=RETRIES, ca=ca) as remote:
         # The server makes batches of its own.
         return answer_many(ServerAsker(remote, options), films, out, options, rank=rank, batch=1, tell=tell)
 

@@ -287,7 +287,7 @@ def test_as_many_bodies_as_fit_are_under_way(pod: Pod) -> None:
     url, good = f"{pod.url}/predictions/cxr_mtl", {"Authorization": f"Bearer {CLIENT}"}
     context = ssl.create_default_context(cafile=pod.ca)
     with ExitStack() as senders:
-        for _ in range(16):  # nine bytes promised, one sent
+        for _ in range(8):  # nine bytes promised, one sent
             plain = senders.enter_context(socket.create_connection((host, int(port))))
             senders.enter_context(context.wrap_socket(plain, server_hostname=host)).sendall(f"{head}x".encode())
         until(
@@ -304,7 +304,7 @@ def test_who_asks_too_much_is_told_to_wait(pod: Pod) -> None:
     good = {"Authorization": f"Bearer {CLIENT}"}
     url = f"{pod.url}/predictions/nothing"  # TorchServe says 404 to it at once
     time.sleep(1.5)  # the tests before asked, too
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: pod.client.put(url, content=b"x", headers=good), range(120)))
     counts = {code: sum(a.status_code == code for a in answers) for code in (404, 429)}
     assert sum(counts.values()) == len(answers)
