@@ -130,7 +130,7 @@ def test_its_manifest_names_model_version_and_handler(archive: Path, unpacked: P
     }
     assert archive.name == "cxr_mtl.mar"
     config = yaml.safe_load((unpacked / "model-config.yaml").read_text())
-    assert config == {"batchSize": 4, "maxBatchDelay": 0, "responseTimeout": 120, "startupTimeout": 300}
+    assert config == {"batchSize": 4, "maxBatchDelay": 1, "responseTimeout": 120, "startupTimeout": 300}
 
 
 def test_every_setting_reaches_the_archive(bundle: Path, tmp_path: Path) -> None:
