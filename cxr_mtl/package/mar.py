@@ -74,7 +74,7 @@ def build_archive(
         name: under which it is served: ``/predictions/NAME``.
         version: None for the bundle's; one that is given stands in the file's name, too.
         batch_size: films in one forward pass at most.
-        max_batch_delay_ms: how long the first film of a batch waits for more. Under load they are there already; and with 0
+        max_batch_delay_ms: how long the first film of a batch waits for more. Under load they are there already; with 0
             TorchServe 0.12 was seen to wait for 100.
         workers: processes; None leaves it to the server.
         threads: torch threads of each worker; None leaves it to the server.
