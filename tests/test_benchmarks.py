@@ -327,7 +327,7 @@ def test_under_load_large_films_are_answered_and_a_sigterm_ends_the_server_in_or
     assert 0 < ended["until the process was gone"] < 45
 
 
-DRAWS_ITS_OWN = {"data", "train_speed", "evaluate", "faults", "serve", "fuzz", "engines"}
+DRAWS_ITS_OWN = {"data", "bodies", "train_speed", "evaluate", "faults", "serve", "fuzz", "engines"}
 
 
 @pytest.mark.slow
