@@ -20,6 +20,7 @@ from PIL import Image
 
 from cxr_mtl.package.checksums import write_sums
 from cxr_mtl.paths import handlers_dir
+from cxr_mtl.predict.health import Health
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.tell import ID_HEADER
 
@@ -57,6 +58,7 @@ class Worker:
         manifest = {"model": {"modelName": "chest", "modelVersion": "2.0"}}
         self.service = Service("chest", str(folder), manifest, self.handler.handle, None, 4, metrics_cache=metrics)
         self.handler.initialize(self.service.context)
+        self.handler.health = Health(lambda: None)  # a spoilt worker ends its process, which here is the tests'
         self.service.set_cl_socket(None)
 
     def ask(self, *rows: tuple[dict[str, bytes], dict[str, str]]) -> list[tuple[int, dict[str, str], Any]]:
@@ -145,15 +147,15 @@ def test_a_film_that_does_not_fit_into_memory_costs_only_itself(
 ) -> None:
     forward = LocalPredictor._forward
 
-    def full(self: LocalPredictor, squares: Sequence[Any]) -> Any:
+    def full(self: LocalPredictor, squares: Sequence[Any], model: Any) -> Any:
         if len(squares) > 1:
             raise MemoryError
         if squares[0].mean() == wide:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
-        return forward(self, squares)
+        return forward(self, squares, model)
 
     seen: list[float] = []
-    monkeypatch.setattr(LocalPredictor, "_forward", lambda self, s: seen.append(s[0].mean()) or forward(self, s))
+    monkeypatch.setattr(LocalPredictor, "_forward", lambda self, s, m: seen.append(s[0].mean()) or forward(self, s, m))
     worker.ask(({"body": png(2)}, {}))
     (wide,) = seen
     monkeypatch.setattr(LocalPredictor, "_forward", full)
