@@ -195,7 +195,7 @@ def corrupt_archive(ground: Ground) -> None:
             said.append(f"{file.name} WAS TAKEN")
         except ServeError as error:
             said.append(error.message)
-    ground.notes["corrupt archive at roll-over"] = "; ".join(said)
+    ground.notes["corrupt archive at roll-over"] = "; ".join(said).replace(f"{ground.scratch}/", "")
 
 
 def change_version(ground: Ground) -> None:

@@ -49,10 +49,10 @@ def refuse(code: str, message: str, hint: str) -> ImageError:
     return ImageError(message, code=code, hint=hint, status=STATUS[code])
 
 
-def no_memory() -> ImageError:
+def no_memory(name: str = "this film") -> ImageError:
     """The answer for a film that found no memory, which says nothing of the film."""
-    hint = "Send it again when less is going on, or send a smaller copy."
-    return refuse("out_of_memory", "There is no memory left for this film.", hint)
+    hint = "Ask again when less is going on, or about a smaller copy."
+    return refuse("out_of_memory", f"There is no memory left for {name}.", hint)
 
 
 def check_size(width: int, height: int) -> None:

@@ -125,8 +125,9 @@ def prove(
     known = zip(names, means.tolist(), strict=True) if precision == BFLOAT16 else ()
     fitted = {name: round(MARGIN * mean, 6) for name, mean in known if np.isfinite(mean)}
     margins = fitted if margins is None else margins
-    same, again = {}, {}
+    first, same, again = {}, {}, {}
     for point, cuts in bundle.operating_points.items():
+        first[point], _ = _calls(exact.probability, other.probability, names, cuts, {})
         same[point], again[point] = _calls(exact.probability, other.probability, names, cuts, margins)
     return Proof(
         margins,
@@ -139,6 +140,7 @@ def prove(
             "macro_auroc": _apart(_auroc(bundle, exact), _auroc(bundle, other)),
             "box_accuracy": _apart(_box_accuracy(bundle, exact), _box_accuracy(bundle, other)),
             "probability": {"mean": float(np.nanmean(apart)), "most": float(np.nanmax(apart))},
+            "same_calls_at_first": first,
             "same_calls": same,
             "second_looks": again,
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "openvino")},

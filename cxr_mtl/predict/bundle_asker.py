@@ -12,13 +12,14 @@ import torch
 
 from cxr_mtl.cores import num_cores
 from cxr_mtl.data.read import read_frontal
+from cxr_mtl.data.refuse import no_memory
 from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.askers import Results
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.predict.shards import Rank
-from cxr_mtl.predict.wire import name_of, no_memory
+from cxr_mtl.predict.wire import name_of
 from cxr_mtl.types import Options
 
 MOST_READERS = 16

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from cxr_mtl.data.refuse import NAMELESS, printable, refuse
+from cxr_mtl.data.refuse import NAMELESS, no_memory, printable, refuse
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.options import options_to_dict
 from cxr_mtl.types import DEFAULT_OPTIONS, PREDICTION_SCHEMA, Options, Prediction
@@ -265,9 +265,3 @@ def read_film(source: Path | bytes) -> bytes | ImageError:
         return refuse("missing", f"{name} does not exist.", "Check the path.")
     except (OSError, ValueError):
         return refuse("unreadable", f"{name} cannot be opened.", "Check the path and its permissions.")
-
-
-def no_memory(name: str) -> ImageError:
-    """The error of a film that there was no memory for on this machine."""
-    hint = "Ask when less is going on, or about a smaller copy."
-    return ImageError(f"There is no memory left for {name}.", code="out_of_memory", status=NO_MEMORY, hint=hint)

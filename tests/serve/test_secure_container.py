@@ -325,6 +325,7 @@ def test_a_new_key_reaches_the_proxy(pod: Pod) -> None:
     until("the old key is gone", lambda: answered() == 400, 10)
     keys.write_text(before)
     until("the new key is there", lambda: answered() == 200, 10)
+    assert [answered() for _ in range(3)] == [200] * 3, "and it stays"
 
 
 def test_clients_come_and_go_while_it_runs(pod: Pod) -> None:

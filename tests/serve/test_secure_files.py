@@ -69,8 +69,11 @@ def test_hadolint_finds_nothing_in_the_containerfile(tmp_path: Path) -> None:
         run(hadolint, tmp_path / "Containerfile")
 
 
-def test_the_proxys_script_is_shell() -> None:
+def test_the_proxys_script_is_shell(tmp_path: Path) -> None:
     run("sh", "-n", FOLDER / "proxy.sh")
+    (tmp_path / "broken.sh").write_text("if true; then\n")
+    with pytest.raises(AssertionError):
+        run("sh", "-n", tmp_path / "broken.sh")
 
 
 def test_the_image_runs_as_nobody_from_pinned_packages_without_tools() -> None:

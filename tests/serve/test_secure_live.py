@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import zipfile
 from collections.abc import Iterator
@@ -20,14 +19,13 @@ from PIL import Image
 from cxr_mtl.errors import ServeError
 from cxr_mtl.package.mar import build_archive
 from cxr_mtl.paths import configs_dir
-from cxr_mtl.predict import request
+from cxr_mtl.predict.options import OPTION_FIELDS
 from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve import torchserve
 from cxr_mtl.serve.state import ServerInfo
 from cxr_mtl.types import EXPLANATIONS
 
 jsonschema = pytest.importorskip("jsonschema")
-KSERVE = importlib.util.find_spec("cxr_mtl.predict.kserve") is not None
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +73,18 @@ def holds(described: Any, path: str, method: str, answer: httpx.Response) -> Non
 
 @pytest.mark.slow
 def test_it_is_openapi(described: Any) -> None:
-    pytest.importorskip("openapi_spec_validator").validate(described)
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(described)
+    exceptions = importlib.import_module("openapi_spec_validator.validation.exceptions")
+    with pytest.raises(exceptions.OpenAPIValidationError):
+        validator.validate({key: value for key, value in described.items() if key != "info"})
 
 
 def test_it_knows_the_options_and_the_methods(described: Any) -> None:
     schemas = described["components"]["schemas"]
     options = set(schemas["Request"]["properties"]) - {"image"}
-    known = getattr(request, "OPTION_FIELDS", None) or importlib.import_module("cxr_mtl.predict.options").OPTION_FIELDS
-    assert set(known) <= options
-    assert set(schemas["Form"]["properties"]) == set(known) | {"data"}
-    assert options - set(known) <= (set() if KSERVE else {"top_k", "heatmap_format"})
+    assert set(schemas["Form"]["properties"]) == set(OPTION_FIELDS) | {"data"}
+    assert options == set(OPTION_FIELDS)
     methods = schemas["Prediction"]["properties"]["heatmaps"]["items"]["properties"]["method"]["enum"]
     assert methods == schemas["Request"]["properties"]["explain"]["enum"]
     assert set(methods) == set(EXPLANATIONS) - {"occlusion"}, "which a server refuses"
@@ -118,7 +118,6 @@ def test_answers_are_as_described(described: Any, server: httpx.Client) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not KSERVE, reason="this server does not know KServe's form")
 def test_kserves_form_is_as_described(described: Any, server: httpx.Client) -> None:
     text = base64.b64encode(film()).decode()
     path, url = "/v2/models/{model}/infer", "/v2/models/cxr_mtl/infer"
