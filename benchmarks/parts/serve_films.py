@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from parts.serve_peer import Peer
+from parts.tiny_bundle import make_untrained_bundle
 from PIL import Image
 from torchvision import transforms
 
-from cxr_mtl.bundle import Description, load_bundle, save_bundle
+from cxr_mtl.bundle import load_bundle
 from cxr_mtl.config import ModelConfig
 from cxr_mtl.data.synthetic.cases import plan_films
 from cxr_mtl.data.synthetic.film import draw_film
 from cxr_mtl.errors import ImageError
-from cxr_mtl.metrics.calibrate import Calibration
-from cxr_mtl.model.multitask import MEAN, SPREAD, make_model
-from cxr_mtl.ontology import load_ontology
+from cxr_mtl.model.multitask import MEAN, SPREAD
 from cxr_mtl.predict.predictor import LocalPredictor
 
 SIDE = 1024
@@ -46,29 +44,8 @@ def _is_grey(file: Path) -> bool:
 
 def make_bundle(folder: Path, encoder: str, side: int) -> Path:
     """A bundle of random weights: as quick as a trained one, and without meaning."""
-    torch.manual_seed(0)
-    ontology = load_ontology("nih14")
     config = ModelConfig(encoder=encoder, image_size=side, drop_path=0.0)
-    model = make_model(config, len(ontology.names), len(BOX_FINDINGS))
-    ones = np.ones(len(ontology.names))
-    calibration = Calibration(ones, 0 * ones, ones.astype(np.int64), ones.astype(np.int64), ones > 1)
-    description = Description(
-        name="random",
-        version="0.1",
-        model=config,
-        ontology=ontology,
-        trained=tuple(ontology.names),
-        box_findings=BOX_FINDINGS,
-        findings_calibration=calibration,
-        hierarchy_calibration=calibration,
-        operating_points={"balanced": dict.fromkeys(ontology.names, 0.5)},
-        rules={"balanced": {"rule": "none: the weights are random"}},
-        box_min_score=0.5,
-        fitted_on={"dataset": "none"},
-        config={},
-    )
-    save_bundle(folder, description, model.state_dict())
-    return folder
+    return make_untrained_bundle(folder, config, BOX_FINDINGS, box_min_score=0.5)
 
 
 def right_answers(bundle: Path, films: Sequence[Path]) -> dict[str, list[Answer]]:
