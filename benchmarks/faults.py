@@ -35,7 +35,6 @@ from parts.fault_kinds import KINDS, Ground
 from parts.fault_load import (
     Film,
     Load,
-    draw_bundle,
     draw_films,
     draw_huge,
     draw_large,
@@ -44,6 +43,7 @@ from parts.fault_load import (
     right_answers,
 )
 from parts.fault_report import Row, as_json, report
+from parts.tiny_bundle import make_tiny_bundle
 
 from cxr_mtl.bundle import load_description
 from cxr_mtl.errors import ServeError
@@ -83,7 +83,7 @@ def run(
     arguments: argparse.Namespace, scratch: Path, disk: Path | None
 ) -> tuple[dict[str, Row], list[tuple[float, float]], dict[str, str]]:
     """Counts by kind of fault; MiB of front end and workers before and after; notes."""
-    first = arguments.bundle or draw_bundle(scratch / "first")
+    first = arguments.bundle or make_tiny_bundle(scratch / "first")
     second = next_version(first, scratch / "second")
     films = draw_films(6, 400)
     if arguments.films:

@@ -18,12 +18,8 @@ import numpy as np
 from parts.fuzz_films import dicom
 from PIL import Image
 
-from cxr_mtl.bundle import GATE, Description, load_bundle, save_bundle
-from cxr_mtl.config import ModelConfig
+from cxr_mtl.bundle import GATE, load_bundle, save_bundle
 from cxr_mtl.errors import ImageError
-from cxr_mtl.metrics.calibrate import fit_calibration
-from cxr_mtl.model.multitask import make_model
-from cxr_mtl.ontology import load_ontology
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.remote import read_key
 
@@ -195,36 +191,6 @@ def draw_large(megabytes: int) -> bytes:
     side = math.isqrt(megabytes * 1_000_000 // 80)
     coarse = np.random.default_rng(megabytes).integers(0, 256, (side, side), dtype=np.uint8)
     return dicom(np.kron(coarse, np.ones((8, 10), np.uint8)))
-
-
-def draw_bundle(folder: Path) -> Path:
-    """A tiny bundle of untrained weights, calibrated on noise."""
-    import torch
-
-    ontology = load_ontology("nih14")
-    names, box_findings = ontology.names, ("Effusion", "Nodule")
-    config = ModelConfig(encoder="test_convnext", image_size=64, fpn_channels=16, box_convs=1, drop_path=0.0)
-    torch.manual_seed(0)
-    model = make_model(config, len(names), len(box_findings))
-    rng = np.random.default_rng(0)
-    presence = (rng.random((60, len(names))) < 0.3).astype(float)
-    description = Description(
-        name="tiny",
-        version="1.0",
-        model=config,
-        ontology=ontology,
-        trained=names,
-        box_findings=box_findings,
-        findings_calibration=fit_calibration(presence, rng.normal(size=presence.shape)),
-        hierarchy_calibration=fit_calibration(presence, rng.normal(size=presence.shape)),
-        operating_points={"balanced": dict.fromkeys(names, 0.5)},
-        rules={"balanced": {"rule": "of a benchmark"}},
-        box_min_score=0.0,
-        fitted_on={"dataset": "none", "split": "val", "films": 60, "patients": 60, "split_sha256": "0"},
-        config={},
-    )
-    save_bundle(folder, description, model.state_dict(), {})
-    return folder
 
 
 def next_version(bundle: Path, folder: Path) -> Path:

@@ -32,7 +32,7 @@ def make_untrained_bundle(folder: Path, config: ModelConfig, boxed: Sequence[str
     model = make_model(config, len(names), len(boxed))
     description = Description(
         name="untrained",
-        version="0.1",
+        version="1.0",
         model=config,
         ontology=load_ontology("nih14"),
         trained=tuple(names),

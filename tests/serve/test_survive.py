@@ -69,7 +69,9 @@ def fault_load() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def place(fault_load: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     scratch = tmp_path_factory.mktemp("survive")
-    first = fault_load.draw_bundle(scratch / "first")
+    from parts.tiny_bundle import make_tiny_bundle
+
+    first = make_tiny_bundle(scratch / "first")
     second = fault_load.next_version(first, scratch / "second")
     films = fault_load.draw_films(6, 400)
     right = {version: fault_load.right_answers(b, films) for version, b in (("1.0", first), ("1.0.1", second))}
