@@ -201,7 +201,7 @@ def _in_words(
     lines = [f"{description.name} {description.version}: calibration and thresholds fitted on {whose}."]
     if answered.unread:
         lines.append(
-            f"{len(answered.unread)} films were not answered and fitted nothing, first: {answered.unread[0].message}"
+            f"Films not answered, which fitted nothing: {len(answered.unread)}, first: {answered.unread[0].message}"
         )
     if kept := fitted["findings_kept"]:
         few = f"under {MIN_CLASS} films with or without it"

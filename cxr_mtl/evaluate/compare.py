@@ -117,7 +117,7 @@ def comparison_lines(result: Mapping[str, Any]) -> list[str]:
     }
     lines += [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
     if unread := {film["image_id"] for letter in "ab" for film in result[letter]["unread"]}:
-        lines.append(f"{len(unread)} films were not answered by one of them or by both; {COMPARISON} names them.")
+        lines.append(f"Films not answered by one of them or by both: {len(unread)}; {COMPARISON} names them.")
     if differing := result["labels_read_differently"]:
         lines.append(f"{differing} labels that the two bundles read differently were left out.")
     return lines

@@ -34,7 +34,7 @@ def limits(results: Mapping[str, Any], bundle: Bundle) -> list[str]:
     if unread := results["data"]["unread"]:
         counts = results["data"]["refused_positives"]
         shown = _and([f"{count} show {name}" for name, count in counts.items()]) if counts else "none shows a finding"
-        lines.append(f"{len(unread)} films were refused; of them {shown}. Sensitivity holds for films that pass.")
+        lines.append(f"Films refused: {len(unread)}; of them {shown}. Sensitivity holds for films that pass.")
     if unmeasured := len(found["skipped"]) + len(found["not_trained"]):
         lines.append(
             f"{unmeasured} findings are in none of the numbers; below the table of findings stands which, and why."
@@ -63,7 +63,7 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     if count := data["patients_also_in_other_splits"]:
         lines.append(f"WARNING: {count} of these patients are also in another split of the manifest.")
     if unread := data["unread"]:
-        lines.append(f"{len(unread)} films were refused and are in none of the numbers; the end of the report has why.")
+        lines.append(f"Films refused: {len(unread)}. They are in none of the numbers; the end of the report has why.")
     return lines
 
 

@@ -116,7 +116,7 @@ def headline(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"box accuracy at T(IoU) .5 {_words(at)}, of a box at random {_words(chance)}")
     if unread := results["data"]["unread"]:
         codes = ", ".join(f"{code} {count}" for code, count in results["data"]["refused"].items())
-        lines.append(f"{len(unread)} films were not answered ({codes}) and are in no number; results.json names them")
+        lines.append(f"Films not answered: {len(unread)} ({codes}); they are in no number, and results.json names them")
     return lines
 
 

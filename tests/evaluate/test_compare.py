@@ -189,7 +189,7 @@ def test_a_film_that_one_cannot_read_is_named_and_left_out_of_both(films_and_bun
     assert found["n_images"] == 57
     assert found["a"]["unread"] == []
     assert [film["image_id"] for film in found["b"]["unread"]] == ["x"]
-    assert any("1 films were not answered" in line for line in comparison_lines(found))
+    assert any("Films not answered by one of them or by both: 1;" in line for line in comparison_lines(found))
 
 
 def test_films_that_either_learned_from_are_refused(films_and_bundles, tmp_path):

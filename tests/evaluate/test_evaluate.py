@@ -207,8 +207,8 @@ def test_a_film_that_cannot_be_read_is_named(drawn, predictor, tmp_path):
     assert results["data"]["refused_positives"] == shown
     assert results["data"]["warned"] is None, "this predictor does not say how unlike a film is"
     words = " and ".join(f"1 show {name}" for name in results["data"]["refused_positives"]) or "none shows a finding"
-    assert f"1 films were refused; of them {words}." in (tmp_path / "out" / "report.html").read_text()
-    assert f"1 films were not answered ({film['code']} 1)" in headline(results)[-1]
+    assert f"Films refused: 1; of them {words}." in (tmp_path / "out" / "report.html").read_text()
+    assert f"Films not answered: 1 ({film['code']} 1)" in headline(results)[-1]
     assert film["image_id"] not in set(pd.read_parquet(tmp_path / "out" / "predictions.parquet")["image_id"])
 
 

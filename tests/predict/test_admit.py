@@ -184,7 +184,7 @@ def test_evaluation_hears_of_the_same_novelty(
         assert written[name] == pytest.approx(answer.image["novelty"]["score"], abs=0.01)  # type: ignore[union-attr]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "1 are unlike the films that the model learned from" in page
-    assert "1 films were refused; of them 1 show Mass. Sensitivity" in page
+    assert "Films refused: 1; of them 1 show Mass. Sensitivity" in page
 
 
 def test_the_server_answers_with_422(predictor: LocalPredictor, chests: list[Grey]) -> None:
