@@ -115,7 +115,7 @@ def openvino(precision: str) -> Callable[[MultiTaskModel, int, Path], Maps]:
     def make(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
         if not (folder / GRAPH).exists():
             convert_encoder(model.encoder, SIDE, folder)
-        return CompiledEncoder(folder / GRAPH, precision, model.encoder.channels, threads)
+        return CompiledEncoder(folder / GRAPH, precision, model.encoder.channels, [threads])
 
     return make
 

@@ -16,6 +16,7 @@ from cxr_mtl.predict.desk import Delivery, Desk, headers
 from cxr_mtl.predict.envelopes import Served
 from cxr_mtl.predict.health import Health
 from cxr_mtl.predict.meters import METERS
+from cxr_mtl.predict.neighbours import neighbours_here
 from cxr_mtl.predict.predictor import LocalPredictor
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class CxrHandler:
         gpu = context.system_properties.get("gpu_id")
         settings = (context.model_yaml_config or {}).get("cxr_mtl") or {}
         device = "cpu" if gpu is None else f"cuda:{gpu}"
-        predictor = LocalPredictor(folder, device=device, threads=settings.get("threads"))
+        predictor = LocalPredictor(folder, device, settings.get("threads"), neighbours_here())
         served = Served(context.model_name, context.manifest["model"]["modelVersion"])
         self.desk = Desk(predictor, describe(predictor), served, context.system_properties["batch_size"])
         add = context.metrics.add_metric_to_cache

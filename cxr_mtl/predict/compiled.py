@@ -77,36 +77,33 @@ class About:
 class CompiledEncoder(Encoder):
     """In the place of the ``Encoder`` that it was made from."""
 
-    def __init__(self, graph: Path, precision: str, channels: tuple[int, ...], threads: int) -> None:
+    def __init__(self, graph: Path, precision: str, channels: tuple[int, ...], threads: Sequence[int]) -> None:
         """Compile for this machine.
 
         Args:
             graph: ``encoder.xml``.
             precision: to compute in.
             channels: of the encoder that it was made from.
-            threads: for one forward pass.
+            threads: how many torch may have set when a film comes; it is compiled for each.
         """
         nn.Module.__init__(self)  # there is no timm network in it
         self.channels = channels
-        settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            # Unpinned, the threads of one pass were seen to share a core; pinned, those of workers side by side would.
-            "ENABLE_CPU_PINNING": 1 < threads == num_cores(),
-        }
         core = load_openvino().Core()
         network = core.read_model(graph)
         network.reshape([1, *list(network.input(0).partial_shape)[1:]])  # a shape that is known is a tenth quicker
-        self._request = core.compile_model(network, "CPU", settings).create_infer_request()
+        self._requests = {
+            count: core.compile_model(network, "CPU", _settings(precision, count)).create_infer_request()
+            for count in threads
+        }
         self._one_at_a_time = threading.Lock()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 1, S, S) from ``normalise`` to the encoder's maps, float32, without gradients."""
         films = []
+        request = self._requests[torch.get_num_threads()]
         with self._one_at_a_time:
             for film in images.numpy():
-                found = self._request.infer([film[None]])
+                found = request.infer([film[None]])
                 films.append([torch.from_numpy(np.array(found[i])) for i in range(len(found))])
         return [torch.cat(maps) for maps in zip(*films, strict=True)]
 
@@ -126,10 +123,14 @@ class Compiled:
     margins: Mapping[str, float]
 
 
-def load_compiled(bundle: Bundle, threads: int) -> Compiled | None:
+def load_compiled(bundle: Bundle, threads: Sequence[int]) -> Compiled | None:
     """The model with the compiled encoder of the bundle's folder; None where that has none.
 
     None, too, where OpenVINO is not installed, which is logged.
+
+    Args:
+        bundle: whose folder it is.
+        threads: see ``CompiledEncoder``.
 
     Raises:
         CheckpointError: it was made from other weights, or a file is damaged.
@@ -174,6 +175,16 @@ def replace_rows(outputs: Outputs, rows: Sequence[int], others: Outputs) -> None
         pairs = zip(value, other, strict=True) if isinstance(value, list) else [(value, other)]
         for tensor, new in pairs:
             tensor[list(rows)] = new
+
+
+def _settings(precision: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Unpinned, the threads of one pass were seen to share a core; pinned, those of workers side by side would.
+        "ENABLE_CPU_PINNING": 1 < threads == num_cores(),
+    }
 
 
 def openvino_is_here() -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_mtl.bundle import Bundle, load_bundle
+from cxr_mtl.cores import num_cores
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.read import read_frontal
 from cxr_mtl.data.refuse import no_memory
@@ -26,6 +28,7 @@ from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.compiled import doubtful, load_compiled, replace_rows
 from cxr_mtl.predict.explain import explain
 from cxr_mtl.predict.heatmap import make_heatmap, strength
+from cxr_mtl.predict.neighbours import Neighbours
 from cxr_mtl.predict.response import check_options, findings_to_map, respond
 from cxr_mtl.predict.watch import Stopwatch, lap
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
@@ -83,13 +86,20 @@ class LocalPredictor:
         engine: what computes its encoder.
     """
 
-    def __init__(self, bundle: Path | Bundle, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path | Bundle,
+        device: str | None = None,
+        threads: int | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         """Load a bundle.
 
         Args:
             bundle: folder, or one already loaded.
             device: ``cpu`` or ``cuda``; None takes the GPU where there is one.
             threads: of torch, for the whole process; None leaves torch's own choice.
+            neighbours: who else answers on these cores. While none of them is busy, all cores are used.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -98,7 +108,13 @@ class LocalPredictor:
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
         self._model, self._margins, name, precision = self.bundle.model, dict[str, float](), "torch", "float32"
-        compiled = load_compiled(self.bundle, torch.get_num_threads()) if self._device.type == "cpu" else None
+        threads_used = {torch.get_num_threads()}
+        self._busy: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._all_cores: Callable[[], AbstractContextManager[None]] = nullcontext
+        if neighbours and self._device.type == "cpu":
+            threads_used.add(num_cores())
+            self._busy, self._all_cores = neighbours.busy, neighbours.all_cores
+        compiled = load_compiled(self.bundle, sorted(threads_used)) if self._device.type == "cpu" else None
         if compiled is not None:
             self._model, self._margins = compiled.model, dict(compiled.margins)
             name, precision = "openvino", compiled.precision
@@ -123,7 +139,12 @@ class LocalPredictor:
         self, requests: Sequence[tuple[Path | bytes, Options]], watch: Stopwatch | None = None
     ) -> list[Prediction | ImageError]:
         """The same with options for each film, as a server's batch brings them, and a watch to time the steps by."""
-        watch = watch or Stopwatch()
+        with self._busy():
+            return self._predict_each(requests, watch or Stopwatch())
+
+    def _predict_each(
+        self, requests: Sequence[tuple[Path | bytes, Options]], watch: Stopwatch
+    ) -> list[Prediction | ImageError]:
         results: list[Prediction | ImageError | None] = [None] * len(requests)
         films: dict[int, Admitted] = {}
         for i, (source, options) in enumerate(requests):
@@ -135,7 +156,8 @@ class LocalPredictor:
                 results[i] = error
         if films:
             points = [requests[i][1].operating_point for i in films]
-            outputs, answers = self._judge(list(films.values()), points, watch)
+            with self._all_cores():
+                outputs, answers = self._judge(list(films.values()), points, watch)
             unlike = novelties(self.bundle, [film.looks for film in films.values()], _numpy(pooled(outputs)))
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])

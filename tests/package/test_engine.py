@@ -26,7 +26,10 @@ from cxr_mtl.package import prove as proving
 from cxr_mtl.package.engine import FILES, convert_encoder, equip, find_films
 from cxr_mtl.package.prove import Films, Proof, prove
 from cxr_mtl.predict import compiled as of_predict
-from cxr_mtl.predict.compiled import ABOUT, GRAPH, About, doubtful, load_compiled, replace_rows
+from cxr_mtl.predict import neighbours as of_neighbours
+from cxr_mtl.predict import predictor as of_predictor
+from cxr_mtl.predict.compiled import ABOUT, GRAPH, About, CompiledEncoder, doubtful, load_compiled, replace_rows
+from cxr_mtl.predict.neighbours import Neighbours
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import Options, Outputs, Prediction
 
@@ -105,6 +108,28 @@ def test_float32_is_torchs_whatever_the_batch(bundle: Bundle, equipped: Bundle, 
 
 
 @pytest.mark.slow
+def test_a_worker_that_has_all_cores_for_a_film_answers_the_same(
+    bundle: Bundle, equipped: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (of_neighbours, of_predictor):
+        monkeypatch.setattr(module, "num_cores", lambda: 2)
+    seen, passes = [], CompiledEncoder.forward
+
+    def forward(self: CompiledEncoder, images: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        return passes(self, images)
+
+    monkeypatch.setattr(CompiledEncoder, "forward", forward)
+    ours, other = (Neighbours(tmp_path / "cores") for _ in range(2))
+    worker, sent = LocalPredictor(equipped, "cpu", 1, ours), noise(4)
+    truth = probabilities(LocalPredictor(bundle, device="cpu"), sent)
+    assert np.abs(probabilities(worker, sent) - truth).max() < 1e-5
+    with other.busy():
+        assert np.abs(probabilities(worker, sent) - truth).max() < 1e-5
+    assert seen == [2, 1]
+
+
+@pytest.mark.slow
 def test_a_doubtful_film_is_looked_at_again_in_float32(bundle: Bundle, equipped: Bundle) -> None:
     """With another network's encoder all numbers are wrong, unless every film is doubtful."""
     truth = probabilities(LocalPredictor(bundle, device="cpu"), noise(2))
@@ -141,14 +166,14 @@ def test_rows_are_replaced_in_every_part() -> None:
 def test_what_lies_beside_other_weights_is_refused(bundle: Bundle, equipped: Bundle) -> None:
     About("0" * 64, "float32").write(equipped.folder)
     with pytest.raises(CheckpointError, match="made from other weights"):
-        load_compiled(equipped, 1)
+        load_compiled(equipped, [1])
     (equipped.folder / ABOUT).write_text("- no\n")
     with pytest.raises(CheckpointError, match=r"encoder\.yaml is not of this version"):
-        load_compiled(equipped, 1)
+        load_compiled(equipped, [1])
     About(bundle.sha256, "float32").write(equipped.folder)
     (equipped.folder / GRAPH).write_text("<net/>")
     with pytest.raises(CheckpointError, match=r"encoder\.xml cannot be compiled"):
-        load_compiled(equipped, 1)
+        load_compiled(equipped, [1])
 
 
 @pytest.mark.slow

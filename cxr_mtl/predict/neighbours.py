@@ -1,0 +1,78 @@
+"""Workers side by side that lend each other their cores.
+
+A core each is best for many callers, since nobody waits for parts of a film; but one caller alone would have the other
+cores idle. So a worker says when it is busy, and one that is the only one uses all cores for a film's network.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from cxr_mtl.cores import num_cores
+
+PATIENCE = 0.5
+"""Seconds to wait for a neighbour that has all cores: several passes of a network. One that hangs holds nobody up."""
+_PAUSE = 0.0005
+
+
+class Neighbours:
+    """Who is busy, by a lock on a file: shared while a worker has requests, exclusive while it has all cores.
+
+    The kernel releases the lock of a worker that dies.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Join those who share ``file``, which is made if it is not there."""
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """From a request to its answer; begins when no neighbour has all cores."""
+        self._share()
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def all_cores(self) -> Iterator[None]:
+        """Within ``busy``: torch may use all cores until the end of the block, if no neighbour is busy."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # asking has cost us our share
+            self._share()
+            yield
+            return
+        usual = torch.get_num_threads()
+        torch.set_num_threads(num_cores())
+        try:
+            yield
+        finally:
+            torch.set_num_threads(usual)
+            self._share()
+
+    def _share(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return None
+            time.sleep(_PAUSE)
+
+
+def neighbours_here() -> Neighbours:
+    """Those who share this process's temporary folder, which the workers of one server do."""
+    return Neighbours(Path(tempfile.gettempdir()) / "cxr_mtl_cores")
