@@ -1,0 +1,154 @@
+"""One file a film and format, written whole or not at all, and never over another."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cxr_mtl.errors import ConfigError, ImageError
+from cxr_mtl.export.film import discreet, read_film, refuse_report
+from cxr_mtl.predict.films import names_of
+from cxr_mtl.types import Prediction
+
+FORMATS = {"sr": ".sr.dcm", "seg": ".seg.dcm", "gsps": ".gsps.dcm", "fhir": ".fhir.json", "json": ".json"}
+"""Each format, and how the names of its files end."""
+DICOM = frozenset({"sr", "seg", "gsps"})
+_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID")
+
+
+class Reports:
+    """The files that ``cxr-mtl predict --format`` writes.
+
+    Attributes:
+        shows_maps: whether any of the formats holds heat maps.
+        wants_maps: whether one of them is made of heat maps, so that those of what is flagged are asked for.
+    """
+
+    def __init__(self, formats: Sequence[str], folder: Path, *, with_patient: bool = False) -> None:
+        """Checks what is asked for before any film is judged.
+
+        Args:
+            formats: names of ``FORMATS``; each may be several, with commas between.
+            folder: for the files; made if there is none.
+            with_patient: whether FHIR may say who the patient is; DICOM always does.
+
+        Raises:
+            ConfigError: no such format, nothing that the patient could be said in, or highdicom is not installed.
+        """
+        self._formats = _known(formats)
+        if with_patient and "fhir" not in self._formats:
+            what = "--with-patient is of --format fhir: DICOM reports always name the patient, and json never does."
+            raise ConfigError(what, hint="Leave it out, or ask for fhir.")
+        if DICOM & set(self._formats) and importlib.util.find_spec("highdicom") is None:
+            what = f"--format {','.join(f for f in self._formats if f in DICOM)} needs highdicom."
+            raise ConfigError(what, hint='Install it with: pip install "cxr-mtl[dicom]"')
+        self._folder, self._with_patient = folder, with_patient
+        self._names: dict[Path, str] = {}
+        self.wants_maps = "seg" in self._formats
+        self.shows_maps = self.wants_maps or "json" in self._formats
+
+    def begin(self, files: Sequence[Path]) -> None:
+        """Learn which films there are, before the first is judged.
+
+        Raises:
+            ConfigError: a report lies there already.
+        """
+        self._names = names_of(files)
+        for file in files:
+            for format in self._formats:
+                _check_free(self._path(file, format))
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, file: Path, prediction: Prediction) -> dict[str, str | None]:
+        """Write one film's reports; all of them are made before the first is written.
+
+        Returns:
+            Format to path; None for a segmentation that would have no segment.
+
+        Raises:
+            ImageError: one of the formats is not for this film.
+            ConfigError: a report of that name has come to lie there.
+        """
+        try:
+            with discreet():
+                made = self._make(file, prediction)
+        except (ImageError, OSError, MemoryError):
+            raise
+        except Exception as error:  # what nobody foresaw in a film's tags: one film must not end a list
+            why = "has tags of which no report could be made"
+            raise refuse_report(file, why, "Export it anew, or ask for --format fhir or json.") from error
+        paths: dict[str, str | None] = {}
+        for format, content in made.items():
+            path = self._path(file, format)
+            paths[format] = None if content is None else str(path)
+            if content is not None:
+                _check_free(path)
+                _write_whole(path, content)
+        return paths
+
+    def _make(self, file: Path, prediction: Prediction) -> dict[str, bytes | None]:
+        makers: Mapping[str, Callable[[], bytes | None]] = {
+            "json": lambda: _text(prediction.to_dict()),
+            "fhir": lambda: self._fhir(file, prediction),
+        }
+        return {
+            format: makers[format]() if format in makers else _dicom(format, file, prediction)
+            for format in self._formats
+        }
+
+    def _fhir(self, file: Path, prediction: Prediction) -> bytes:
+        from cxr_mtl.export.fhir import make_fhir
+
+        patient = None
+        if self._with_patient:
+            film = read_film(file, prediction)
+            patient = {keyword: str(film.get(keyword, "")) for keyword in _TAGS}
+        return _text(make_fhir(prediction, datetime.now(UTC), patient))
+
+    def _path(self, file: Path, format: str) -> Path:
+        return self._folder / f"{self._names[file]}{FORMATS[format]}"
+
+
+def _known(formats: Sequence[str]) -> list[str]:
+    names = [name.strip() for given in formats for name in given.split(",")]
+    if wrong := [name for name in names if name not in FORMATS]:
+        raise ConfigError(f"--format {wrong[0]!r}: no such format.", hint=f"Choose of: {', '.join(FORMATS)}.")
+    return list(dict.fromkeys(names))
+
+
+def _dicom(format: str, file: Path, prediction: Prediction) -> bytes | None:
+    from cxr_mtl.export.gsps import make_gsps
+    from cxr_mtl.export.seg import make_seg
+    from cxr_mtl.export.sr import make_sr
+
+    make = {"sr": make_sr, "seg": make_seg, "gsps": make_gsps}[format]
+    made = make(read_film(file, prediction), prediction)
+    if made is None:
+        return None
+    stream = io.BytesIO()
+    made.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def _text(content: Mapping[str, object]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise ConfigError(f"{path} is there already.", hint="Name another folder with --reports, or move it away.")
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Written beside its place, then moved there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
