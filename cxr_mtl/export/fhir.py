@@ -133,7 +133,7 @@ def _conclusion(prediction: Prediction) -> str:
         DISCLAIMER,
         f"Called at the operating point {prediction.operating_point}: {names('positive')}.",
         f"Not assessed, as the model was never trained for it: {names('not_trained')}.",
-        *(f"Note: {warning}." for warning in prediction.warnings),
+        *(f"Note: {warning.rstrip('.')}." for warning in prediction.warnings),
         "Made by software; read by nobody.",
     ]
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def read_film(file: Path, prediction: Prediction) -> Dataset:
     """
     if prediction.image["format"] != "dicom":
         why = f"is a {str(prediction.image['format']).upper()} file, which names neither patient nor study"
-        raise refuse_report(file, why, "Send the DICOM file, or ask for --format fhir or json.", code="not_dicom")
+        raise refuse_report(file, why, "Send the DICOM file, or ask for fhir or json only.", code="not_dicom")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != prediction.image["sha256"]:
         raise refuse_report(file, "changed after it was judged", "Ask again.")

@@ -46,7 +46,6 @@ def parameters(prediction: Prediction) -> dict[str, str]:
         "bundle sha256": prediction.model["sha256"],
         "ontology": prediction.model["ontology"],
         "operating point": prediction.operating_point,
-        "film sha256": prediction.image["sha256"],
     }
 
 

@@ -6,13 +6,17 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from cxr_mtl.errors import ConfigError, ImageError
+from cxr_mtl.export.fhir import make_fhir
 from cxr_mtl.export.film import discreet, read_film, refuse_report
 from cxr_mtl.predict.films import names_of
+from cxr_mtl.predict.keep import Kept
 from cxr_mtl.types import Prediction
 
 FORMATS = {"sr": ".sr.dcm", "seg": ".seg.dcm", "gsps": ".gsps.dcm", "fhir": ".fhir.json", "json": ".json"}
@@ -62,13 +66,9 @@ class Reports:
         for file in files:
             for format in self._formats:
                 _check_free(self._path(file, format))
-        self._folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, file: Path, prediction: Prediction) -> dict[str, str | None]:
+    def write(self, file: Path, prediction: Prediction) -> Kept:
         """Write one film's reports; all of them are made before the first is written.
-
-        Returns:
-            Format to path; None for a segmentation that would have no segment.
 
         Raises:
             ImageError: one of the formats is not for this film.
@@ -76,39 +76,38 @@ class Reports:
         """
         try:
             with discreet():
-                made = self._make(file, prediction)
-        except (ImageError, OSError, MemoryError):
+                made, left_out = self._make(file, prediction)
+        except (ImageError, ImportError, OSError, MemoryError):
             raise
         except Exception as error:  # what nobody foresaw in a film's tags: one film must not end a list
             why = "has tags of which no report could be made"
             raise refuse_report(file, why, "Export it anew, or ask for --format fhir or json.") from error
-        paths: dict[str, str | None] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        files = {}
         for format, content in made.items():
             path = self._path(file, format)
-            paths[format] = None if content is None else str(path)
-            if content is not None:
-                _check_free(path)
-                _write_whole(path, content)
-        return paths
+            _check_free(path)
+            _write_whole(path, content)
+            files[format] = str(path)
+        return Kept(files, left_out)
 
-    def _make(self, file: Path, prediction: Prediction) -> dict[str, bytes | None]:
-        makers: Mapping[str, Callable[[], bytes | None]] = {
-            "json": lambda: _text(prediction.to_dict()),
-            "fhir": lambda: self._fhir(file, prediction),
-        }
-        return {
-            format: makers[format]() if format in makers else _dicom(format, file, prediction)
-            for format in self._formats
-        }
-
-    def _fhir(self, file: Path, prediction: Prediction) -> bytes:
-        from cxr_mtl.export.fhir import make_fhir
-
+    def _make(self, file: Path, prediction: Prediction) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        """Format to content, and what is left out."""
+        wanted = set(self._formats)
+        made: dict[str, bytes] = {}
+        left_out: tuple[str, ...] = ()
         patient = None
-        if self._with_patient:
+        if wanted & DICOM or self._with_patient:
             film = read_film(file, prediction)
-            patient = {keyword: str(film.get(keyword, "")) for keyword in _TAGS}
-        return _text(make_fhir(prediction, datetime.now(UTC), patient))
+            if wanted & DICOM:
+                made, left_out = _dicom(wanted, film, prediction)
+            if self._with_patient:
+                patient = {keyword: str(film.get(keyword, "")) for keyword in _TAGS}
+        if "fhir" in wanted:
+            made["fhir"] = _text(make_fhir(prediction, datetime.now(UTC), patient))
+        if "json" in wanted:
+            made["json"] = _text(prediction.to_dict())
+        return {format: made[format] for format in self._formats if format in made}, left_out
 
     def _path(self, file: Path, format: str) -> Path:
         return self._folder / f"{self._names[file]}{FORMATS[format]}"
@@ -121,17 +120,26 @@ def _known(formats: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _dicom(format: str, file: Path, prediction: Prediction) -> bytes | None:
-    from cxr_mtl.export.gsps import make_gsps
+def _dicom(wanted: set[str], film: Dataset, prediction: Prediction) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    from cxr_mtl.export.gsps import make_gsps  # here, for only these need highdicom
     from cxr_mtl.export.seg import make_seg
     from cxr_mtl.export.sr import make_sr
 
-    make = {"sr": make_sr, "seg": make_seg, "gsps": make_gsps}[format]
-    made = make(read_film(file, prediction), prediction)
-    if made is None:
-        return None
+    made: dict[str, Dataset] = {}
+    left_out: tuple[str, ...] = ()
+    if "sr" in wanted:
+        made["sr"] = make_sr(film, prediction)
+    if "gsps" in wanted:
+        made["gsps"] = make_gsps(film, prediction)
+    if "seg" in wanted:
+        segmentation, left_out = make_seg(film, prediction)
+        made |= {"seg": segmentation} if segmentation else {}
+    return {format: _file(dataset) for format, dataset in made.items()}, left_out
+
+
+def _file(dataset: Dataset) -> bytes:
     stream = io.BytesIO()
-    made.save_as(stream, enforce_file_format=True)
+    dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 

@@ -34,7 +34,7 @@ class _Area:
     label: str
 
 
-def make_seg(film: Dataset, prediction: Prediction) -> Dataset | None:
+def make_seg(film: Dataset, prediction: Prediction) -> tuple[Dataset | None, tuple[str, ...]]:
     """A segment of each heat map that is strong anywhere, and one of each finding that has boxes.
 
     Args:
@@ -42,11 +42,14 @@ def make_seg(film: Dataset, prediction: Prediction) -> Dataset | None:
         prediction: the film's answer.
 
     Returns:
-        None where there is neither: DICOM knows no segmentation without segments.
+        The segmentation, or None where there is neither, for DICOM knows none without segments; and in words the maps
+        and boxes that have no segment.
     """
-    areas = _heat_areas(prediction) + _box_areas(prediction)
+    considered = _heat_areas(prediction) + _box_areas(prediction)
+    areas = [area for area in considered if area.inside.any()]
+    left_out = tuple(f"seg: no pixel is in {area.label}" for area in considered if not area.inside.any())
     if not areas:
-        return None
+        return None, left_out or ("seg: there is no heat map and no box",)
     by = AlgorithmIdentificationSequence(
         name=short(prediction.model["name"]),
         family=codes.DCM.ArtificialIntelligence,
@@ -77,7 +80,7 @@ def make_seg(film: Dataset, prediction: Prediction) -> Dataset | None:
     )
     # Wanted where nothing else tells how the patient lies in the picture; empty is DICOM's word for unknown.
     made.PatientOrientation = film.get("PatientOrientation") or ""
-    return finish(made)
+    return finish(made), left_out
 
 
 def _heat_areas(prediction: Prediction) -> list[_Area]:
@@ -86,8 +89,7 @@ def _heat_areas(prediction: Prediction) -> list[_Area]:
     for heat in prediction.heatmaps:
         map_on_film = decode_heatmap(heat).resize((width, height), Image.Resampling.BILINEAR)
         inside = np.asarray(map_on_film) >= round(STRONG * 255)
-        if inside.any():
-            areas.append(_Area(inside, HEAT_AREA, f"{heat.finding}: heat map of {STRONG:g} or more, {heat.method}"))
+        areas.append(_Area(inside, HEAT_AREA, f"{heat.finding}: heat map of {STRONG:g} or more, {heat.method}"))
     return areas
 
 
@@ -101,8 +103,7 @@ def _box_areas(prediction: Prediction) -> list[_Area]:
         inside = np.zeros(shape, bool)
         for box in boxes:
             inside |= _inside(box, shape)
-        if inside.any():  # not of a box so thin that it holds no pixel's centre
-            areas.append(_Area(inside, BOX_AREA, f"{finding}: {len(boxes)} box{'es' if len(boxes) > 1 else ''}"))
+        areas.append(_Area(inside, BOX_AREA, f"{finding}: {len(boxes)} box{'es' if len(boxes) > 1 else ''}"))
     return areas
 
 

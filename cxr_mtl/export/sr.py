@@ -32,7 +32,8 @@ def make_sr(film: Dataset, prediction: Prediction) -> Dataset:
         uid=device_uid(prediction),
         name=prediction.model["name"],
         manufacturer_name=MAKER,
-        model_name=prediction.model["version"],
+        model_name=f"{prediction.model['name']} {prediction.model['version']}",
+        serial_number=prediction.model["sha256"],
     )
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.askers import ServerAsker
 from cxr_mtl.predict.films import MANIFEST, files_of, find_films, names_of
+from cxr_mtl.predict.keep import Keeper, Kept
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
@@ -22,19 +22,6 @@ from cxr_mtl.types import DISCLAIMER, FLAGGED, Options, Prediction
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
 BATCH, AT_ONCE = 16, 8  # the second is what the proxy of configs/serve/container lets through
 RETRIES = 10  # of one of many films: 24 to 48 s, in which a server's worker starts anew
-
-Kept = dict[str, str | None] | ImageError | None
-"""Of one film: format to file, None for a segmentation without segments; why there are none; or none were asked for."""
-
-
-class Keeper(Protocol):
-    """Writes reports of answers: ``export.Reports``, which is a floor above."""
-
-    shows_maps: bool
-    wants_maps: bool
-
-    def begin(self, files: Sequence[Path]) -> None: ...
-    def write(self, file: Path, prediction: Prediction) -> dict[str, str | None]: ...
 
 
 def predict_files(
@@ -103,7 +90,7 @@ def predict_files(
                 failed += 1
                 tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else f"{file}: {result}")
                 continue
-            kept: Kept = None
+            kept: Kept | ImageError | None = None
             if reports is not None:
                 try:
                     kept = reports.write(file, result)
@@ -172,15 +159,15 @@ def save_pictures(file: Path, prediction: Prediction, target: Path) -> None:
         draw_overlay(film, prediction, heatmap=finding).save(target.with_name(f"{target.stem}.{name}.png"))
 
 
-def as_line(file: Path, prediction: Prediction, kept: Kept = None) -> str:
+def as_line(file: Path, prediction: Prediction, kept: Kept | ImageError | None = None) -> str:
     """One film's answer as JSON, and where its reports are."""
     line: dict[str, object] = {"file": str(file)} | prediction.to_dict()
     if kept is not None:
-        line["reports"] = kept.to_dict() if isinstance(kept, ImageError) else kept
+        line["reports"] = kept.to_dict()
     return json.dumps(line)
 
 
-def in_words(file: Path, prediction: Prediction, kept: Kept = None) -> str:
+def in_words(file: Path, prediction: Prediction, kept: Kept | ImageError | None = None) -> str:
     """One film's findings as a table for the terminal, and where its reports are."""
     lines = [f"{file}  ({prediction.image['width']} x {prediction.image['height']} px, {prediction.image['format']})"]
     known = [f for f in prediction.findings if f.probability is not None]
@@ -197,9 +184,7 @@ def in_words(file: Path, prediction: Prediction, kept: Kept = None) -> str:
     lines += [f"  note: {warning}" for warning in prediction.warnings]
     if isinstance(kept, ImageError):
         lines.append(f"  no report: {kept}")
-    else:
-        lines += [
-            f"  {name}: {path or 'not written, for no heat map is strong and there is no box'}"
-            for name, path in (kept or {}).items()
-        ]
+    elif kept is not None:
+        lines += [f"  {format}: {path}" for format, path in kept.files.items()]
+        lines += [f"  left out: {what}" for what in kept.left_out]
     return "\n".join([*lines, f"  {DISCLAIMER}"])
