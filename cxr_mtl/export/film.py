@@ -73,9 +73,11 @@ def _mend(header: Dataset) -> None:
     for element in header:
         if element.keyword not in _IDENTITY and element.VR != "SQ" and not _allowed(element):
             del header[element.tag]
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        if keyword in header and not all(float(step) > 0 for step in header[keyword].value or ()):
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "WindowWidth"):
+        if keyword in header and not all(number > 0 for number in _numbers(header[keyword])):
             del header[keyword]
+    if "WindowWidth" not in header and "WindowCenter" in header:
+        del header["WindowCenter"]
     for keyword in (*_IDENTITY, *_MAY_BE_EMPTY):
         if header.get(keyword) is None:
             setattr(header, keyword, "")
@@ -85,13 +87,18 @@ def _mend(header: Dataset) -> None:
 
 
 def _allowed(element: DataElement) -> bool:
-    values = element.value if element.VM > 1 else [element.value]
+    """Whether its texts are ones that their kind allows; numbers have been read, so they are."""
     try:
-        for value in values:
-            validate_value(element.VR, value, RAISE)
+        for value in element.value if element.VM > 1 else [element.value]:
+            if isinstance(value, str):
+                validate_value(element.VR, value, RAISE)
     except ValueError:
         return False
     return True
+
+
+def _numbers(element: DataElement) -> list[float]:
+    return [float(number) for number in (element.value if element.VM > 1 else [element.value]) if number is not None]
 
 
 @contextmanager

@@ -49,17 +49,17 @@ def film(**tags: Any) -> Dataset:
     data.PixelData = np.random.default_rng(0).integers(0, 4096, (H, W), np.uint16).tobytes()
     with pydicom.config.disable_value_validation():
         for keyword, value in tags.items():
-            if value is None:
-                delattr(data, keyword)
-            else:
+            if keyword in data:
+                delattr(data, keyword)  # an element keeps the validation that it was made under
+            if value is not None:
                 setattr(data, keyword, value)
     return data
 
 
 def save(data: Dataset, path: Path) -> Path:
-    data.file_meta.MediaStorageSOPClassUID = data.get("SOPClassUID", "1.2")
-    data.file_meta.MediaStorageSOPInstanceUID = data.get("SOPInstanceUID", "1.2")
     with pydicom.config.disable_value_validation():
+        data.file_meta.MediaStorageSOPClassUID = data.get("SOPClassUID", "1.2")
+        data.file_meta.MediaStorageSOPInstanceUID = data.get("SOPInstanceUID", "1.2")
         pydicom.dcmwrite(path, data, enforce_file_format=True)
     return path
 

@@ -34,7 +34,7 @@ def test_every_coded_finding_is_one_of_ours() -> None:
 
 def test_no_two_findings_share_a_code() -> None:
     codes = {name: code_of(name) for name in NAMES}
-    assert len({(c.scheme, c.value) for c in codes.values()}) == len(NAMES) > 50
+    assert len({(c.scheme, c.value) for c in codes.values()}) == len(NAMES) >= 50
     assert all(len(c.value) <= 16 and len(c.meaning) <= 64 for c in codes.values())
     assert code_of("Hernia") == Coded(PRIVATE, "Hernia", "Hernia")
     assert code_of("Costophrenic Angle Blunting").scheme == PRIVATE

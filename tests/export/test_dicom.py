@@ -236,10 +236,10 @@ def test_odd_tags_neither_stop_a_report_nor_are_told(tmp_path: Path, capfd: pyte
     reports = Reports(KINDS, tmp_path)
     reports.begin([path])
     kept = reports.write(path, prediction(path))
-    for file in kept.files.values():
-        report = pydicom.dcmread(file)
-        assert str(report.PatientName) == "Only One Word"
-        assert report.PatientID == "9" * 70
-        assert (report.PatientSex, report.PatientBirthDate, report.StudyTime) == ("", "", "")
-    said = "".join(capfd.readouterr())
-    assert said == ""
+    assert "".join(capfd.readouterr()) == ""
+    with pydicom.config.disable_value_validation():
+        for file in kept.files.values():
+            report = pydicom.dcmread(file)
+            assert str(report.PatientName) == "Only One Word"
+            assert report.PatientID == "9" * 70
+            assert (report.PatientSex, report.PatientBirthDate, report.StudyTime) == ("", "", "")
