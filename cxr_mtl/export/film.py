@@ -73,11 +73,13 @@ def _mend(header: Dataset) -> None:
     for element in header:
         if element.keyword not in _IDENTITY and element.VR != "SQ" and not _allowed(element):
             del header[element.tag]
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "WindowWidth"):
-        if keyword in header and not all(number > 0 for number in _numbers(header[keyword])):
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        if not all(step > 0 for step in _numbers(header, keyword)):
             del header[keyword]
-    if "WindowWidth" not in header and "WindowCenter" in header:
-        del header["WindowCenter"]
+    widths = _numbers(header, "WindowWidth")
+    if len(widths) != len(_numbers(header, "WindowCenter")) or not all(width > 0 for width in widths):
+        for keyword in ("WindowWidth", "WindowCenter"):
+            header.pop(keyword, None)
     for keyword in (*_IDENTITY, *_MAY_BE_EMPTY):
         if header.get(keyword) is None:
             setattr(header, keyword, "")
@@ -97,7 +99,10 @@ def _allowed(element: DataElement) -> bool:
     return True
 
 
-def _numbers(element: DataElement) -> list[float]:
+def _numbers(header: Dataset, keyword: str) -> list[float]:
+    if keyword not in header:
+        return []
+    element = header[keyword]
     return [float(number) for number in (element.value if element.VM > 1 else [element.value]) if number is not None]
 
 

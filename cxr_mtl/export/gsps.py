@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from highdicom import PresentationLUTShapeValues, pr
 from highdicom.content import PresentationLUTTransformation
 from pydicom.dataset import Dataset
@@ -22,6 +23,8 @@ def make_gsps(film: Dataset, prediction: Prediction) -> Dataset:
         film: its header, from ``read_film``.
         prediction: the film's answer.
     """
+    for table in film.get("VOILUTSequence", ()):
+        _to_full_range(table)
     film.setdefault("SamplesPerPixel", 1)  # what was judged is one grey picture, but the film need not say so
     boxes, note = pr.GraphicLayer("CXRMTL_BOXES", 1, "Boxes of a model"), pr.GraphicLayer("CXRMTL_NOTE", 2, DISCLAIMER)
     disclaimer = pr.TextObject(DISCLAIMER, pr.AnnotationUnitsValues.DISPLAY, bounding_box=_FOOT)
@@ -53,3 +56,15 @@ def _label(box: ScoredBox) -> pr.TextObject:
     x, y = box.xyxy[:2]
     text = f"{box.finding} {box.score:.2f}{' (weak)' if box.weak else ''}"
     return pr.TextObject(text, pr.AnnotationUnitsValues.PIXEL, anchor_point=(x, y), anchor_point_visible=False)
+
+
+def _to_full_range(table: Dataset) -> None:
+    """Let a look-up table's entries use 16 bits: a film's may have any from 10 on, a state's only 8 or 16."""
+    first, start, bits = table.LUTDescriptor
+    if not 8 < bits < 16:
+        return
+    data = table.LUTData
+    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+    table.LUTData = np.rint(entries * (0xFFFF / ((1 << bits) - 1))).clip(0, 0xFFFF).astype("<u2").tobytes()
+    table.LUTDescriptor = [first, start, 16]
+    table["LUTData"].VR = "OW"

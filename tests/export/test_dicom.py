@@ -132,6 +132,28 @@ def test_presentation_state_draws_the_boxes(place: Path) -> None:
     assert list(area.DisplayedAreaBottomRightHandCorner) == [W, H]
 
 
+def test_a_films_own_table_comes_along_in_the_bits_of_a_state(tmp_path: Path) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096, dtype="<u2").tobytes()
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
+    path = save(film(VOILUTSequence=[table], WindowCenter=None, WindowWidth=None), tmp_path / "a.dcm")
+    answer = prediction(path)
+    make_gsps(read_film(path, answer), answer).save_as(tmp_path / "a.gsps.dcm", enforce_file_format=True)
+    assert complaints(tmp_path / "a.gsps.dcm") == []
+    (voi,) = made(tmp_path, "gsps").SoftcopyVOILUTSequence
+    assert list(voi.VOILUTSequence[0].LUTDescriptor) == [4096, 0, 16]
+    entries = np.frombuffer(voi.VOILUTSequence[0].LUTData, "<u2")
+    assert (entries[0], entries[2048], entries[-1]) == (0, round(2048 / 4095 * 65535), 65535)
+
+
+@pytest.mark.parametrize("widths", [0, [1, 2, 3]])
+def test_a_window_that_is_none_is_left_out(tmp_path: Path, widths: object) -> None:
+    path = save(film(WindowWidth=widths), tmp_path / "a.dcm")
+    header = read_film(path, prediction(path))
+    assert "WindowWidth" not in header
+    assert "SoftcopyVOILUTSequence" not in make_gsps(header, prediction(path))
+
+
 def test_segmentation_is_of_strong_places_and_of_boxes(place: Path) -> None:
     segmentation = hd.seg.segread(place / "a.seg.dcm")
     assert segmentation.segmentation_type == hd.seg.SegmentationTypeValues.BINARY
