@@ -7,6 +7,7 @@ strength or more, and is called just that.  H W pixels of the film.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from cxr_mtl.predict.overlay import decode_heatmap
 from cxr_mtl.types import DISCLAIMER, Prediction, ScoredBox
 
 STRONG = 0.5
-"""Of a heat map: 1 is the strongest place of a called finding, and below 0.5 is all of one that is not called."""
+"""Of a heat map: half of what the strongest place of a called finding has."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class _Area:
 
 
 def make_seg(film: Dataset, prediction: Prediction) -> tuple[Dataset | None, tuple[str, ...]]:
-    """A segment of each heat map that is strong anywhere, and one of each finding that has boxes.
+    """A segment of each called finding's heat map, and one of each finding that has boxes.
 
     Args:
         film: its header, from ``read_film``.
@@ -45,9 +46,17 @@ def make_seg(film: Dataset, prediction: Prediction) -> tuple[Dataset | None, tup
         The segmentation, or None where there is neither, for DICOM knows none without segments; and in words the maps
         and boxes that have no segment.
     """
-    considered = _heat_areas(prediction) + _box_areas(prediction)
+    called = {found.name for found in prediction.findings if found.call == "positive"}
+    considered = _heat_areas(prediction, called) + _box_areas(prediction)
     areas = [area for area in considered if area.inside.any()]
-    left_out = tuple(f"seg: no pixel is in {area.label}" for area in considered if not area.inside.any())
+    left_out = tuple(
+        [
+            f"seg: the heat map of {heat.finding}, which is not called"
+            for heat in prediction.heatmaps
+            if heat.finding not in called
+        ]
+        + [f"seg: no pixel is in {area.label}" for area in considered if not area.inside.any()]
+    )
     if not areas:
         return None, left_out or ("seg: there is no heat map and no box",)
     by = AlgorithmIdentificationSequence(
@@ -83,10 +92,13 @@ def make_seg(film: Dataset, prediction: Prediction) -> tuple[Dataset | None, tup
     return finish(made), left_out
 
 
-def _heat_areas(prediction: Prediction) -> list[_Area]:
+def _heat_areas(prediction: Prediction, called: Set[str]) -> list[_Area]:
+    """Of what is called alone: an area looks the same however faint the map that it was cut from."""
     width, height = prediction.image["width"], prediction.image["height"]
     areas = []
     for heat in prediction.heatmaps:
+        if heat.finding not in called:
+            continue
         map_on_film = decode_heatmap(heat).resize((width, height), Image.Resampling.BILINEAR)
         inside = np.asarray(map_on_film) >= round(STRONG * 255)
         areas.append(_Area(inside, HEAT_AREA, f"{heat.finding}: heat map of {STRONG:g} or more, {heat.method}"))

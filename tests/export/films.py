@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +93,6 @@ def prediction(
         warnings=("window 2048 wide 4096 (linear)",),
         heatmaps=tuple(heatmaps),
     )
-
-
-def without_boxes(answer: Prediction) -> Prediction:
-    return replace(answer, boxes=())
 
 
 def complaints(path: Path) -> list[str]:

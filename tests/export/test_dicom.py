@@ -8,7 +8,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from films import BOXES, NAME, H, W, complaints, film, heat, prediction, save, without_boxes
+from films import BOXES, NAME, H, W, complaints, film, heat, prediction, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -18,6 +18,7 @@ from cxr_mtl.errors import ImageError
 from cxr_mtl.export import Reports
 from cxr_mtl.export.film import read_film
 from cxr_mtl.export.gsps import make_gsps
+from cxr_mtl.export.seg import make_seg
 from cxr_mtl.export.sr import make_sr
 from cxr_mtl.types import DISCLAIMER, Prediction, ScoredBox
 
@@ -32,8 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = save(film(), folder / "a.dcm")
     reports = Reports(KINDS, folder)
     reports.begin([path])
-    kept = reports.write(path, prediction(path, heatmaps=(heat("Effusion", 255), heat("Hernia", 90))))
-    assert kept.left_out == ("seg: no pixel is in Hernia: heat map of 0.5 or more, grad_cam",)
+    kept = reports.write(path, prediction(path, heatmaps=(heat("Effusion", 255), heat("Mass", 255))))
+    assert kept.left_out == ("seg: the heat map of Mass, which is not called",)
     return folder
 
 
@@ -178,8 +179,16 @@ def test_a_film_with_nothing_to_segment_gets_no_segmentation(tmp_path: Path) -> 
     path = save(film(), tmp_path / "a.dcm")
     reports = Reports(["seg,gsps"], tmp_path / "out")
     reports.begin([path])
-    kept = reports.write(path, without_boxes(prediction(path)))
-    assert kept.left_out == ("seg: there is no heat map and no box",)
+    thin = ScoredBox("Mass", 0.5, (10.6, 0.0, 11.4, 9.0))
+    kept = reports.write(path, prediction(path, boxes=[thin], heatmaps=[heat("Effusion", 100)]))
+    assert kept.left_out == (
+        "seg: no pixel is in Effusion: heat map of 0.5 or more, grad_cam",
+        "seg: no pixel is in Mass: 1 box",
+    )
+    assert make_seg(read_film(path, prediction(path)), prediction(path, boxes=[])) == (
+        None,
+        ("seg: there is no heat map and no box",),
+    )
     assert list(kept.files) == ["gsps"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.gsps.dcm"]
     assert complaints(tmp_path / "out" / "a.gsps.dcm") == []
