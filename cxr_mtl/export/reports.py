@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,12 +61,16 @@ class Reports:
         """Learn which films there are, before the first is judged.
 
         Raises:
-            ConfigError: a report lies there already.
+            ConfigError: a report lies there already, or two would be written to one place.
         """
         self._names = names_of(files)
-        for file in files:
-            for format in self._formats:
-                _check_free(self._path(file, format))
+        places = [self._path(file, format) for file in files for format in self._formats]
+        for place, times in Counter(places).items():
+            if times > 1:
+                raise ConfigError(
+                    f"{place} would be written twice.", hint="Name each film once, or give one a new name."
+                )
+            _check_free(place)
 
     def write(self, file: Path, prediction: Prediction) -> Kept:
         """Write one film's reports; all of them are made before the first is written.

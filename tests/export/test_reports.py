@@ -70,6 +70,12 @@ def test_films_of_one_name_get_files_of_their_own(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+@pytest.mark.parametrize("names", [("a.dcm", "a.dcm"), ("a.dcm", "a.fhir.dcm")])
+def test_two_reports_for_one_place_are_told_before_a_film_is_judged(tmp_path: Path, names: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"\.json would be written twice"):
+        Reports(["fhir,json"], tmp_path).begin([tmp_path / name for name in names])
+
+
 def test_a_failing_disk_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(film(), tmp_path / "a.dcm")
     reports = Reports(["json"], tmp_path / "out")
