@@ -26,6 +26,11 @@ def predict(
         typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable findings; all by default.")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="Reports to write: sr, seg, gsps, fhir, json; with commas, or repeated.")
+    ] = None,
+    reports: Annotated[Path | None, typer.Option(help="Folder for the reports of --format.")] = None,
+    with_patient: Annotated[bool, typer.Option("--with-patient", help="Let fhir say whose film it is.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Parquet file for the answers; a killed run goes on, ranks share the films.")
     ] = None,
@@ -41,13 +46,20 @@ def predict(
 
     Example: cxr-mtl predict runs/nih_convnext/best film.dcm --overlay pictures
 
+    Reports: cxr-mtl predict runs/nih_convnext/best film.dcm --format sr,gsps --reports reports
+
     Many films: cxr-mtl predict runs/nih_convnext/best nih.parquet --out predictions.parquet
     """
-    if out and (as_json or overlay or heatmap or explain or top_k):
-        what = "A table of many films has no --json, --overlay, --heatmap, --explain or --top-k."
+    if out and (as_json or overlay or heatmap or explain or top_k or format):
+        what = "A table of many films has no --json, --overlay, --heatmap, --explain, --top-k or --format."
         raise ConfigError(what, hint=_EITHER)
     if split and not out:
         raise ConfigError("--split is of a manifest, and a manifest needs --out FILE.parquet.", hint=_EITHER)
+    if bool(format) != (reports is not None) or (with_patient and not format):
+        raise ConfigError(
+            "--format, --reports and --with-patient go together.", hint="--format sr,gsps --reports FOLDER"
+        )
+    from cxr_mtl.export import Reports
     from cxr_mtl.predict.command import predict_files, predict_many
 
     if out is None:
@@ -64,6 +76,7 @@ def predict(
             url=url,
             key_file=key_file,
             ca=ca,
+            reports=Reports(format, reports, with_patient=with_patient) if format and reports else None,
         )
     else:
         failed = predict_many(

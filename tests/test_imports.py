@@ -19,7 +19,7 @@ FLOORS = [
     {"card"},
     {"pretrain", "train", "predict"},
     {"evaluate"},
-    {"package", "serve", "demo"},
+    {"package", "serve", "demo", "export"},
     {"quickstart"},
     {"cli_data", "cli_predict", "cli_serve"},
     {"cli"},

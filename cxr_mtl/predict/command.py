@@ -10,13 +10,14 @@ from pathlib import Path
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.askers import ServerAsker
-from cxr_mtl.predict.films import MANIFEST, files_of, find_films
+from cxr_mtl.predict.films import MANIFEST, files_of, find_films, names_of
+from cxr_mtl.predict.keep import Keeper, Kept
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.predict.shards import rank_of
-from cxr_mtl.types import DISCLAIMER, Options, Prediction
+from cxr_mtl.types import DISCLAIMER, FLAGGED, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
 BATCH, AT_ONCE = 16, 8  # the second is what the proxy of configs/serve/container lets through
@@ -37,6 +38,7 @@ def predict_files(
     url: str | None = None,
     key_file: Path | None = None,
     ca: Path | None = None,
+    reports: Keeper | None = None,
 ) -> int:
     """Judge files and tell of each; gives the number that could not be judged.
 
@@ -53,16 +55,21 @@ def predict_files(
         url: of a server to ask instead of a bundle.
         key_file: of that server.
         ca: certificate of that server, or of its authority.
+        reports: writes what the answers are to be kept as; a film of which it cannot counts as not judged.
 
     Raises:
         ConfigError: heat maps are asked for and nothing shows them, an option is none of the model's, or a manifest is
             named.
     """
-    if (heatmaps or explain) and overlay is None and not as_json:
+    if (heatmaps or explain) and overlay is None and not as_json and not (reports and reports.shows_maps):
         raise ConfigError("A table of words shows no heat map.", hint="Add --overlay FOLDER for pictures, or --json.")
+    if reports and reports.wants_maps and not heatmaps:
+        heatmaps = (FLAGGED,)
     if manifest := next((file for file in files if file.suffix == MANIFEST), None):
         raise ConfigError(f"{manifest} is a manifest.", hint="Say where its answers go: --out predictions.parquet.")
     files = [path for file in files for path in files_of(file)]
+    if reports is not None:
+        reports.begin(files)
     if url is None:
         from cxr_mtl.predict.predictor import LocalPredictor  # here, for who asks a server needs no torch
 
@@ -73,7 +80,7 @@ def predict_files(
         overlay.mkdir(parents=True, exist_ok=True)
     options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain, top_k=top_k)
     failed = 0
-    pictures = picture_names(files)
+    names = names_of(files)
     for start in range(0, len(files), TOGETHER):
         part = files[start : start + TOGETHER]
         for file, result in zip(part, predict(part, options), strict=True):
@@ -83,9 +90,16 @@ def predict_files(
                 failed += 1
                 tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else f"{file}: {result}")
                 continue
-            tell(json.dumps({"file": str(file)} | result.to_dict()) if as_json else in_words(file, result))
+            kept: Kept | ImageError | None = None
+            if reports is not None:
+                try:
+                    kept = reports.write(file, result)
+                except ImageError as error:
+                    failed += 1
+                    kept = error
+            tell(as_line(file, result, kept) if as_json else in_words(file, result, kept))
             if overlay is not None:
-                save_pictures(file, result, overlay / pictures[file])
+                save_pictures(file, result, overlay / f"{names[file]}.png")
     return failed
 
 
@@ -145,17 +159,16 @@ def save_pictures(file: Path, prediction: Prediction, target: Path) -> None:
         draw_overlay(film, prediction, heatmap=finding).save(target.with_name(f"{target.stem}.{name}.png"))
 
 
-def picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A file name for each film's picture; films of one name in several folders do not overwrite each other."""
-    stems = [file.stem for file in files]
-    return {
-        file: f"{file.stem}.png" if stems.count(file.stem) == 1 else f"{file.parent.name}_{file.name}_{i}.png"
-        for i, file in enumerate(files)
-    }
+def as_line(file: Path, prediction: Prediction, kept: Kept | ImageError | None = None) -> str:
+    """One film's answer as JSON, and where its reports are."""
+    line: dict[str, object] = {"file": str(file)} | prediction.to_dict()
+    if kept is not None:
+        line["reports"] = kept.to_dict()
+    return json.dumps(line)
 
 
-def in_words(file: Path, prediction: Prediction) -> str:
-    """One film's findings as a table for the terminal."""
+def in_words(file: Path, prediction: Prediction, kept: Kept | ImageError | None = None) -> str:
+    """One film's findings as a table for the terminal, and where its reports are."""
     lines = [f"{file}  ({prediction.image['width']} x {prediction.image['height']} px, {prediction.image['format']})"]
     known = [f for f in prediction.findings if f.probability is not None]
     for finding in sorted(known, key=lambda f: -(f.probability or 0)):
@@ -169,4 +182,9 @@ def in_words(file: Path, prediction: Prediction) -> str:
     if untrained:
         lines.append(f"  not trained: {', '.join(untrained)}")
     lines += [f"  note: {warning}" for warning in prediction.warnings]
+    if isinstance(kept, ImageError):
+        lines.append(f"  no report: {kept}")
+    elif kept is not None:
+        lines += [f"  {format}: {path}" for format, path in kept.files.items()]
+        lines += [f"  left out: {what}" for what in kept.left_out]
     return "\n".join([*lines, f"  {DISCLAIMER}"])

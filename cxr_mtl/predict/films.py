@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,3 +78,12 @@ def files_of(name: Path) -> list[Path]:
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def names_of(files: Sequence[Path]) -> dict[Path, str]:
+    """A name, without ending, for what is written of each file; those of one name in several folders stay apart."""
+    stems = Counter(file.stem for file in files)
+    return {
+        file: file.stem if stems[file.stem] == 1 else f"{file.parent.name}_{file.name}_{i}"
+        for i, file in enumerate(files)
+    }

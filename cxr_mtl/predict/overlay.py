@@ -51,13 +51,13 @@ def heat_layer(heatmap: Heatmap, size: tuple[int, int], strength: float = 1.0) -
     Opacity is the map's own value times ``strength``: zero stays invisible, and a weak map looks weak, for nothing is
     stretched.
     """
-    grey = _decode(heatmap).resize(size, Image.Resampling.BILINEAR)
+    grey = decode_heatmap(heatmap).resize(size, Image.Resampling.BILINEAR)
     return Image.fromarray(_viridis(strength)[np.asarray(grey)])
 
 
 def heat_caption(heatmap: Heatmap) -> str:
     """What must be said beside a heat map."""
-    caption = HEAT_CAPTION if _decode(heatmap).getbbox() else EMPTY_HEAT_CAPTION
+    caption = HEAT_CAPTION if decode_heatmap(heatmap).getbbox() else EMPTY_HEAT_CAPTION
     return caption.format(finding=heatmap.finding, method=METHODS.get(heatmap.method, heatmap.method))
 
 
@@ -180,7 +180,7 @@ def _metrics(font: Font) -> tuple[int, int]:
     return int(font.getbbox("Ag")[3]), 2  # Pillow built without FreeType has one bitmap font
 
 
-def _decode(heatmap: Heatmap) -> Image.Image:
+def decode_heatmap(heatmap: Heatmap) -> Image.Image:
     if heatmap.array is not None:
         values = np.frombuffer(base64.b64decode(heatmap.array.data), heatmap.array.dtype).reshape(heatmap.array.shape)
         return Image.fromarray((values * 255).round().astype(np.uint8))
