@@ -65,7 +65,7 @@ def write_monai_bundle(bundle: Bundle, folder: Path, films: Sequence[Radiograph]
         raise ServeError(f"TorchScript cannot take this network: {reason}", hint=_AGAIN) from error
     results = bundle.folder / RESULTS
     said = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    _write_json(folder / "configs" / "metadata.json", metadata(bundle, network.columns, said))
+    _write_json(folder / "configs" / "metadata.json", metadata(bundle, network, said))
     _write_json(folder / "configs" / "inference.json", inference(bundle.image_size))
     (folder / "scripts" / "__init__.py").touch()
     shutil.copyfile(monai_film.__file__, folder / "scripts" / "film.py")

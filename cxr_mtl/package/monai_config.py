@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.model.multitask import MEAN, SPREAD
+from cxr_mtl.package.whole import OneTable, cuts_of
 from cxr_mtl.types import DISCLAIMER
 
 # The newest that MONAI has published (October 2026); verify_metadata fetches it unless it is told of a copy.
@@ -18,15 +19,15 @@ LOWEST = -MEAN / SPREAD
 """Of the input; the highest is that of 1."""
 
 
-def metadata(bundle: Bundle, columns: Sequence[str], results: Mapping[str, Any]) -> dict[str, Any]:
+def metadata(bundle: Bundle, network: OneTable, results: Mapping[str, Any]) -> dict[str, Any]:
     """``metadata.json``.
 
     Args:
         bundle: that is exported.
-        columns: what each number of the output is.
+        network: what answers in it.
         results: the bundle's results.json; empty where it was not evaluated.
     """
-    size, description = bundle.image_size, bundle.description
+    size, description, columns = bundle.image_size, bundle.description, network.columns
     shape = {"num_channels": 1, "spatial_shape": [size, size], "dtype": "float32", "is_patch_data": False}
     image = {
         "type": "image",
@@ -60,7 +61,7 @@ def metadata(bundle: Bundle, columns: Sequence[str], results: Mapping[str, Any])
         "eval_metrics": _metrics(results),
         "intended_use": DISCLAIMER,
         "references": [],
-        "operating_points": {point: dict(cuts) for point, cuts in bundle.operating_points.items()},
+        "operating_points": cuts_of(bundle, network.whole.findings),
         "network_data_format": {
             "inputs": {"image": image | {"channel_def": {"0": "film"}}},
             "outputs": {"pred": pred | {"channel_def": {str(i): name for i, name in enumerate(columns)}}},

@@ -28,7 +28,7 @@ from cxr_mtl.bundle import Bundle
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.errors import ServeError
 from cxr_mtl.model.multitask import MEAN, SPREAD, normalise
-from cxr_mtl.package.whole import WholeNetwork
+from cxr_mtl.package.whole import WholeNetwork, cuts_of
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import DISCLAIMER, Radiograph
 
@@ -118,7 +118,7 @@ def describe(bundle: Bundle, network: WholeNetwork) -> dict[str, Any]:
         "parents": nodes,
         "box_findings": list(bundle.box_findings),
         "box_min_score": bundle.box_min_score,
-        "operating_points": {point: dict(cuts) for point, cuts in bundle.operating_points.items()},
+        "operating_points": cuts_of(bundle, network.findings),
         "calibration": "in the graph: findings and hierarchy are probabilities, box_scores and places are not",
         "fitted_on": {k: bundle.description.fitted_on.get(k) for k in ("dataset", "split", "films", "patients")},
         "not_checked": "Whether the picture is a frontal chest film: the gate of cxr-mtl is not part of this file.",

@@ -144,6 +144,12 @@ class OneTable(nn.Module):
         return torch.cat(self.whole(images), 1)
 
 
+def cuts_of(bundle: Bundle, findings: list[str]) -> dict[str, dict[str, float]]:
+    """The threshold of each finding, by operating point."""
+    points = bundle.operating_points
+    return {point: {name: cuts[name] for name in findings if name in cuts} for point, cuts in points.items()}
+
+
 def compose_columns(own: Columns, parents: tuple[tuple[int, ...], ...], tree: str) -> Columns:
     """``metrics.hierarchy.compose``, column by column, so that what was never trained takes no part in it."""
     columns = list(own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from other_networks import varied
 from torchvision.ops import box_iou
 
-from cxr_mtl.bundle import Bundle, load_bundle
+from cxr_mtl.bundle import load_bundle
 from cxr_mtl.data.transforms import to_input
 from cxr_mtl.metrics.hierarchy import compose
-from cxr_mtl.model.multitask import make_model, normalise
+from cxr_mtl.model.multitask import normalise
 from cxr_mtl.package.whole import OneTable, WholeNetwork, compose_columns
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import Radiograph
-
-
-def varied(tiny_bundle: Path, **changes: Any) -> Bundle:
-    """The tiny bundle with another network, of random weights that tell films apart."""
-    bundle = load_bundle(tiny_bundle)
-    config = bundle.description.model.model_copy(update=changes)
-    torch.manual_seed(1)
-    model = make_model(config, len(bundle.ontology.names), len(bundle.box_findings)).eval()
-    for head in (model.findings, model.hierarchy):
-        torch.nn.init.normal_(head.linear.weight, std=0.5)
-    return replace(bundle, description=replace(bundle.description, model=config), model=model)
 
 
 def films(count: int) -> list[Radiograph]:
