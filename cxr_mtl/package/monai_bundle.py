@@ -59,7 +59,7 @@ def write_monai_bundle(bundle: Bundle, folder: Path, films: Sequence[Radiograph]
     for part in ("configs", "models", "scripts", "docs"):
         (folder / part).mkdir(parents=True)
     try:
-        (folder / "models" / "model.ts").write_bytes(_script(network, bundle.image_size))
+        (folder / "models" / "model.ts").write_bytes(torchscript(network, bundle.image_size))
     except (RuntimeError, TypeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ServeError(f"TorchScript cannot take this network: {reason}", hint=_AGAIN) from error
@@ -77,7 +77,7 @@ def write_monai_bundle(bundle: Bundle, folder: Path, films: Sequence[Radiograph]
     return f"MONAI verifies and runs the bundle on {len(films)} films: probabilities within {apart:.0e} of torch's."
 
 
-def _script(network: OneTable, size: int) -> bytes:
+def torchscript(network: OneTable, size: int) -> bytes:
     """TorchScript, without the stacks of calls that it was traced from, which name this machine's folders."""
     jit: Any = torch.jit  # which has no types
     traced, saved = io.BytesIO(), io.BytesIO()
