@@ -211,13 +211,20 @@ def package(
     split: Annotated[str, typer.Option(help="Of those films.")] = "val",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; the server decides by default.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each; the server decides by default.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write NAME-VERSION.onnx, too.")] = False,
+    monai_bundle: Annotated[
+        bool, typer.Option("--monai-bundle", help="Write a MONAI bundle, too: the folder NAME-VERSION_monai.")
+    ] = False,
 ) -> None:
     """Make the TorchServe archive (.mar) of a bundle; it must first answer in a clean folder as the bundle does.
 
     Example: cxr-mtl package runs/nih_convnext/best --out model_store
     """
+    from cxr_mtl.package.exports import check_exports, export
     from cxr_mtl.package.mar import build_archive
 
+    formats = ["onnx"] * onnx + ["monai"] * monai_bundle
+    check_exports(formats)
     archive = build_archive(
         bundle,
         out,
@@ -232,6 +239,7 @@ def package(
         tell=print,
     )
     print(f"Archive: {archive}. Next: cxr-mtl serve --model-store {out}")
+    export(bundle, out, formats, name=name, version=version, films=films, split=split, tell=print)
 
 
 app.command()(serve)

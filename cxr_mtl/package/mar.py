@@ -145,7 +145,7 @@ def _stage(bundle_dir: Path, work: Path, config: dict[str, Any]) -> None:
         if (bundle_dir / file).is_file():
             shutil.copyfile(bundle_dir / file, extra / file)
     _copy_sources(extra / "cxr_mtl")
-    (extra / "LICENSE").write_text(_license(), encoding="utf-8")
+    (extra / "LICENSE").write_text(license_text(), encoding="utf-8")
     shutil.copyfile(bundle_dir / WEIGHTS, work / WEIGHTS)
     shutil.copyfile(handlers_dir() / _HANDLER, work / _HANDLER)
     (work / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -161,7 +161,7 @@ def _copy_sources(target: Path) -> None:
             shutil.copyfile(source, target / relative)
 
 
-def _license() -> str:
+def license_text() -> str:
     """The licence's text: beside the package in a checkout, in the metadata of an installed wheel."""
     beside = Path(cxr_mtl.__file__).parent.parent / "LICENSE"
     if beside.is_file():

@@ -45,7 +45,7 @@ def rehearse(archive: Path, bundle: Bundle, films: Films | None) -> str:
     Raises:
         ServeError: the archive does not load where nothing else lies, or answers otherwise than the bundle.
     """
-    sent = list(_real(films)) if films is not None else list(_drawn())
+    sent = sample_films(films)
     with tempfile.TemporaryDirectory(prefix="cxr-mtl-rehearsal-") as temp:
         unpacked, sources = Path(temp, "archive"), Path(temp, "films")
         with zipfile.ZipFile(archive) as packed:
@@ -118,6 +118,11 @@ def _run(archive: Path, films: Path) -> list[dict[str, Any]]:
     if not Path(first["sources"]).is_relative_to(archive.resolve()):
         raise ServeError("The archive answered with other sources than its own.", hint=_HINT)
     return answers
+
+
+def sample_films(films: Films | None) -> list[bytes]:
+    """A few of the films, as files; drawn ones where there are none."""
+    return list(_drawn() if films is None else _real(films))
 
 
 def _real(films: Films) -> Iterator[bytes]:
