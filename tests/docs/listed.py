@@ -42,16 +42,10 @@ ANOTHER_TEST = {
     ("README.md", "make quickstart"): "tests/test_quickstart.py",
     ("README.md", "make test"): ".ci/run",
     ("README.md", "cxr-mtl demo"): "tests/test_line.py",
-    ("README.md", "cxr-mtl data"): "tests/test_line.py",
-    ("README.md", "cxr-mtl train"): "tests/test_line.py",
-    ("README.md", "cxr-mtl evaluate"): "tests/test_line.py",
-    ("README.md", "cxr-mtl compare"): "tests/test_line.py",
-    ("README.md", "cxr-mtl calibrate"): "tests/test_line.py",
-    ("README.md", "cxr-mtl package"): "tests/test_line.py",
-    ("README.md", "cxr-mtl serve"): "tests/test_line.py",
+    ("README.md", "cxr-mtl data curate"): "tests/test_cli_data.py",
+    ("README.md", "cxr-mtl data doctor"): "tests/test_line.py",
     ("README.md", "cxr-mtl predict"): "tests/test_line.py",
     ("README.md", "deepspeed --num_gpus 2 --module cxr_mtl train"): "tests/test_line.py",
-    ("README.md", "cxr-mtl pretrain"): "tests/pretrain/test_pretrain_runs.py",
     # Pages that have a test of their own.
     ("docs/predicting.md", "cxr-mtl predict runs"): "tests/predict/test_predicting_docs.py",
     ("docs/predicting.md", "deepspeed --num_gpus 2 --module cxr_mtl predict"): "tests/predict/test_many_ranks.py",
@@ -69,9 +63,9 @@ ANOTHER_TEST = {
     ("docs/datasets.md", "cxr-mtl train -c lung10_nih"): "tests/test_run_files.py",
     # Runs from weights that are not here, and launchers.
     ("docs/architectures.md", "cxr-mtl train"): "tests/train/test_start.py",
-    ("docs/cluster.md", "torchrun --standalone"): "tests/train/test_train_runs.py",
+    ("docs/cluster.md", "torchrun --standalone"): "tests/train/test_two_ranks.py",
     ("docs/cluster.md", "torchrun --nnodes"): "tests/train/test_train_runs.py",
-    ("docs/cluster.md", "deepspeed --num_gpus"): "tests/train/test_train_runs.py",
+    ("docs/cluster.md", "deepspeed --num_gpus"): "tests/train/test_resume.py",
     ("docs/cluster.md", "sbatch"): "tests/test_cluster.py",
     # A server that changes, and one that stays.
     (
@@ -101,7 +95,7 @@ CANNOT = {
     (
         "docs/cluster.md",
         "tensorboard",
-    ): "stays until it is ended; that a run writes for it: tests/train/test_train_runs.py",
+    ): "stays until it is ended; tests/train/test_checkpoint.py reads what it reads",
     ("docs/security.md", "mkdir"): "would write into the repository",
     ("docs/security.md", "docker"): "no docker here; tests/serve/test_secure_container.py runs what the image starts",
     ("docs/security.md", "kubectl"): "no cluster here; tests/serve/test_secure_files.py holds the file to the schemas",

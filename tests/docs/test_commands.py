@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import multiprocessing
 import os
 import re
@@ -10,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,15 @@ def check_ours(words: list[str]) -> None:
 
 def check_benchmark(words: list[str]) -> None:
     """Its options are among those that it or what it imports adds."""
-    file = REPO / words[0]
-    known = {
-        node.args[0].value
-        for source in (file, *(REPO / "benchmarks/parts").glob("*.py"))
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
-        if isinstance(node.args[0], ast.Constant)
-    }
+    known = _source(words[0]) + _source("benchmarks/parts")
     for word in words[1:]:
-        assert not word.startswith("--") or word in known, f"{words[0]} has no {word}"
+        assert not word.startswith("--") or f'"{word}"' in known, f"{words[0]} has no {word}"
+
+
+@cache
+def _source(path: str) -> str:
+    file = REPO / path
+    return "".join(f.read_text(encoding="utf-8") for f in (file.glob("*.py") if file.is_dir() else [file]))
 
 
 def check(command: Command) -> None:
@@ -160,6 +159,20 @@ def test_python_of_the_pages_compiles_and_is_run() -> None:
         for text in texts:
             compile(text, page, "exec")
     assert {page for page, texts in found.items() if texts} == {"predicting.md"}
+
+
+@pytest.mark.slow
+def test_launchers_know_what_they_are_told() -> None:
+    from deepspeed.launcher.runner import parse_args
+    from torch.distributed.run import get_args_parser
+
+    parsers = {"torchrun": get_args_parser().parse_args, "deepspeed": parse_args}
+    launched = [command for command in ALL if command.words[0] in parsers]
+    assert len(launched) >= 5
+    for command in launched:
+        launcher, *words = command.words
+        read = parsers[launcher](["0" if word == "K" else word for word in words])
+        assert read.module
 
 
 @pytest.fixture(scope="module")
