@@ -46,6 +46,7 @@ ANOTHER_TEST = {
     ("README.md", "cxr-mtl data doctor"): "tests/test_line.py",
     ("README.md", "cxr-mtl predict"): "tests/test_line.py",
     ("README.md", "deepspeed --num_gpus 2 --module cxr_mtl train"): "tests/test_line.py",
+    ("CONTRIBUTING.md", "make"): ".ci/run",
     # Pages that have a test of their own.
     ("docs/predicting.md", "cxr-mtl predict runs"): "tests/predict/test_predicting_docs.py",
     ("docs/predicting.md", "deepspeed --num_gpus 2 --module cxr_mtl predict"): "tests/predict/test_many_ranks.py",
@@ -88,6 +89,7 @@ ANOTHER_TEST = {
 """Page and beginning of a command; the test that runs it, or what it comes to, where it can be run."""
 
 CANNOT = {
+    ("CONTRIBUTING.md", "pytest"): "it runs the tests, this one too",
     ("docs/predicting.md", "srun"): "no SLURM here; ranks by its variables are in tests/predict/test_shards.py",
     ("docs/predicting.md", "export RANK"): "no SLURM here; the same",
     ("docs/cluster.md", "deepspeed --hostfile"): "wants pdsh and ssh to several machines",

@@ -27,7 +27,7 @@ from cxr_mtl.config import load_config
 ALL = [command for page in PAGES for command in commands(page)]
 PROGRAM = get_command(app)
 HERE = {command.plain for page in RUN_PAGES for command in commands(REPO / page)}
-OTHER_PROGRAMS = {"curl", "printf", "docker", "kubectl", "mkdir", "tail", "tensorboard", "export", "key()"}
+OTHER_PROGRAMS = {"curl", "printf", "docker", "kubectl", "mkdir", "tail", "tensorboard", "export", "key()", "pytest"}
 MAKE = re.findall(r"^(\w+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE)
 
 
