@@ -26,11 +26,6 @@ _STATES = {
     "draining": "draining: it answers what was asked, and then ends",
     "silent": "its process is there, but does not answer",
 }
-_STEP_NAMES = {
-    "answer": "answer, queue not counted",
-    "preprocess": "preprocessing of a film",
-    "model": "one pass of the model",
-}
 
 
 def as_text(look: Look, *, terminal: bool = False) -> str:
@@ -74,16 +69,16 @@ def _server(look: Look) -> Table:
 
 
 def _models(look: Look, frame: box.Box | None) -> Table:
-    table = _table(frame, "model", "version", "answers", "workers", "queue", "mean wait", "engine")
+    table = _table(frame, "model", "version", "default", "ready", "queue", "wait", "engine")
     for model in look.models:
         ready = sum(worker.ready for worker in model.workers)
         colour = "red" if model.down else "green"
         table.add_row(
             model.name,
             model.version,
-            "by default" if model.default else "when named",
-            Text(f"{ready} of {max(model.wanted, len(model.workers))} ready", colour),
-            f"{model.waiting} waiting, room for {model.room}",
+            "yes" if model.default else "no",
+            Text(f"{ready} of {max(model.wanted, len(model.workers))}", colour),
+            f"{model.waiting} of {model.waiting + model.room}",
             _seconds(look.waits[model.name]) if model.name in look.waits else "-",
             _engine(model),
         )
@@ -105,10 +100,10 @@ def _workers(look: Look, frame: box.Box | None) -> Table:
 
 
 def _counts(look: Look, frame: box.Box | None) -> Table:
-    table = _table(frame, "since the start", "requests by status", "films by code", "second looks")
+    table = _table(frame, "of", "requests by status", "films by code", "second looks")
     for model in look.models:
         answered = model.films.get("ok", 0.0)
-        share = f" ({model.second_looks / answered:.1%} of answered films)" if answered else ""
+        share = f" ({model.second_looks / answered:.1%} of ok)" if answered else ""
         table.add_row(
             f"{model.name} {model.version}",
             _tally(model.requests),
@@ -119,14 +114,11 @@ def _counts(look: Look, frame: box.Box | None) -> Table:
 
 
 def _latency(look: Look, frame: box.Box | None) -> Table:
-    table = _table(
-        frame, "since the start", "seconds of", "count", *(f"p{share * 100:.0f}" for share in SHARES), "from"
-    )
+    table = _table(frame, "of", "histogram", "count", *(f"p{share * 100:.0f}" for share in SHARES))
     for model in look.models:
         for step, histogram in model.seconds.items():
             quantiles = [_quantile(histogram.quantile(share)) for share in SHARES]
-            name, count = f"{model.name} {model.version}", f"{histogram.count:,.0f}"
-            table.add_row(name, _STEP_NAMES[step], count, *quantiles, STEPS[step])
+            table.add_row(f"{model.name} {model.version}", STEPS[step], f"{histogram.count:,.0f}", *quantiles)
     return table
 
 
@@ -134,8 +126,11 @@ def _notes(look: Look) -> list[Text]:
     notes = []
     if look.counted and look.models:
         front = ", ".join(f"{count:,.0f} x {digits}" for digits, count in look.front_end.items())
-        notes.append(f"Front end: {front}; what never reached a model and management's own questions are in these.")
-        notes.append("Percentiles are estimates: values are taken to lie evenly in their bucket of the histogram.")
+        notes += [
+            "All counts and times are since the server's start. Wait is the mean in the queue, which no histogram has.",
+            "Percentiles are estimates: values are taken to lie evenly in their bucket of the histogram.",
+            f"Front end: {front}; management's own questions and what never reached a model are in these.",
+        ]
     elif look.models:
         notes.append("The metrics port does not answer: nothing is known of requests, films and latency.")
     return [Text(note, "dim") for note in notes]
@@ -152,7 +147,7 @@ def _engine(model: Model) -> str:
     if not model.engine:
         return "not asked: busy"
     said = model.engine
-    return f"{said.get('name')} {said.get('precision')} on {said.get('device')}, threads: {said.get('threads')}"
+    return f"{said.get('name')} {said.get('precision')} {said.get('device')} x {said.get('threads')}"
 
 
 def _tally(counted: Mapping[str, float]) -> str:

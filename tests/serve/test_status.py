@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -47,6 +47,7 @@ def histogram(values: list[float], bounds: tuple[float, ...] = BOUNDS) -> Histog
     return Histogram(bounds, counts, sum(values))
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.floats(0, 20, exclude_min=True), min_size=1, max_size=80),
     st.sampled_from([0.5, 0.95, 0.99, 1.0]) | st.floats(0.001, 1),
@@ -61,6 +62,7 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], shar
     assert (found.low, found.high) in list(zip((0.0, *BOUNDS[:-1]), BOUNDS, strict=True))
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 9), min_size=10, max_size=10).filter(any), st.floats(0.001, 1))
 def test_it_is_linear_within_a_bucket(amounts: list[int], share: float) -> None:
     """Values spread evenly over each bucket: the estimate is the quantile of the piecewise linear distribution."""
@@ -82,6 +84,7 @@ def test_a_histogram_of_nothing_has_no_quantile() -> None:
     assert Histogram((), (), 0.0).quantile(0.5) is None
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(0.001, 30), min_size=1, max_size=40), st.lists(st.floats(0.001, 30), max_size=40))
 def test_histograms_of_two_hosts_add_up(here: list[float], there: list[float]) -> None:
     lines = []
@@ -144,16 +147,16 @@ def test_the_table_says_all_of_it(tmp_path: Path) -> None:
     assert "\x1b" not in text
     for said in (
         "2 h 13 min, process 10, 256 MiB",
-        "3 waiting, room for 61",
+        "3 of 64",
         "1.3 ms",
-        "torch float32 on cpu, threads: 1",
+        "torch float32 cpu x 1",
         "768 MiB",
         "5.0 GiB",
         "gpuId::0",
         "1,200 x 200, 2 x 415",
         "2 x unsupported",
-        "60 (5.0% of answered films)",
-        "2 of 2 ready",
+        "60 (5.0% of ok)",
+        "2 of 2",
         "cxr_answer_seconds",
     ):
         assert said in text, said
@@ -162,7 +165,7 @@ def test_the_table_says_all_of_it(tmp_path: Path) -> None:
     assert "~ 63.9 ms" in answer
     assert "~ 458 ms" in answer
     (passes,) = (line for line in text.splitlines() if "cxr_model_seconds" in line)
-    assert passes.split()[-4:-1] == ["-", "-", "-"]
+    assert passes.split()[-3:] == ["-", "-", "-"]
 
 
 def test_a_terminal_gets_colours_within_its_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +187,10 @@ LOADING = model(version="1.1", default=False, workers=(Worker(13, False, 1, None
     ("changed", "healthy", "said"),
     [
         ({}, True, "up"),
-        ({"models": (DOWN,)}, False, "1 of 2 ready"),
-        ({"models": (model(workers=()),)}, False, "0 of 2 ready"),
+        ({"models": (DOWN,)}, False, "1 of 2"),
+        ({"models": (model(workers=()),)}, False, "0 of 2"),
         ({"models": (model(), LOADING), "rolling": True}, True, "a version is taking over"),
-        ({"models": (model(), LOADING)}, False, "0 of 1 ready"),
+        ({"models": (model(), LOADING)}, False, "0 of 1"),
         ({"models": (DOWN, LOADING), "rolling": True}, False, "not ready"),
         ({"state": "draining"}, False, "draining"),
         ({"state": "starting", "models": ()}, False, "starting"),

@@ -144,7 +144,7 @@ def test_another_version_takes_over_and_no_request_fails(place: Place) -> None:
     assert {answer.version for answer in later} == {"1.0.1"}
     assert place.models() == {("cxr_mtl", "1.0.1"): True}
     said = told(place.store, status=True)
-    assert re.search(r"^cxr_mtl +1\.0\.1 +by default +1 of 1 ready +0 waiting, room for 64 ", said, flags=re.MULTILINE)
+    assert re.search(r"^cxr_mtl +1\.0\.1 +yes +1 of 1 +0 of 64 ", said, flags=re.MULTILINE)
     assert "1.0 " not in said, "the version that is gone"
     assert (place.store / "cxr_mtl-1.0.1.mar").is_file()
     assert (place.store / "cxr_mtl.mar").is_file(), "letting a version go deletes no archive"
