@@ -113,6 +113,7 @@ def look(state_dir: Path) -> Look | None:
             models = tuple(_model(model, metrics, ask) for model in found)
     except ServeError:  # Not up yet, or too busy to say.
         models = ()
+    changing = changing or is_being_changed(state_dir)  # It may have begun, or ended, while we asked.
     answering = {model.name for model in models if any(worker.ready for worker in model.workers)}
     up = answering >= set(state.info.models)
     try:

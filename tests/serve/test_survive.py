@@ -133,12 +133,21 @@ def spoil(archive: Path, target: Path, name: str, more: bytes) -> None:
 def test_another_version_takes_over_and_no_request_fails(place: Place) -> None:
     with place.load(CALLERS) as load:
         time.sleep(1)
-        said = told(place.store, place.second, roll=True)
+        looks: list[tuple[int, dict[str, Any]]] = []
+        with ThreadPoolExecutor(1) as pool:
+            rolling = pool.submit(told, place.store, place.second, roll=True)
+            while not rolling.done():
+                looks.append(status(place))
+                time.sleep(0.3)
+        said = rolling.result()
         rolled = time.monotonic()
         time.sleep(1)
     assert said == "cxr_mtl 1.0.1 answers now; 1.0 is gone."
     assert all(answer.good for answer in load.answers())
     assert {answer.version for answer in load.answers()} == {"1.0", "1.0.1"}
+    assert any(found["rolling_over"] for _, found in looks)
+    # A version that still loads is no worker that is down.
+    assert [found for code, found in looks if code] == []
     later = [answer for answer in load.answers() if answer.sent >= rolled]
     assert later
     assert {answer.version for answer in later} == {"1.0.1"}
