@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,10 @@ def serve(
         bool, typer.Option("--roll-over", help="Let a newer version take over without a failed request.")
     ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Answer what was asked, then stop the server.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Say how it is. Exit code 1 if it does not run.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say how it is. Exit code 1 if it does not run or a worker is down.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: for programs.")] = False,
     host: Annotated[str, typer.Option(help="Address of predictions; other than the loopback wants TLS.")] = "127.0.0.1",
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, for https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its RSA key, PEM without a password.")] = None,
@@ -49,6 +53,8 @@ def serve(
         roll=roll_over,
         stop=stop,
         status=status,
+        as_json=as_json,
+        terminal=sys.stdout.isatty(),
         drain_seconds=drain,
         state_dir=state_dir,
         host=host,

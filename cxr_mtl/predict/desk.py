@@ -50,13 +50,13 @@ class Desk:
 
     def answer(self, batch: Sequence[Delivery]) -> tuple[list[Response], list[Reading]]:
         """As many answers as requests, each with its own status, and what the batch adds to the meters."""
-        watch, total = Stopwatch(), list[float]()
+        watch = Stopwatch()
         described = {i: Response(200, self._description, d.id) for i, d in enumerate(batch) if d.asks("describe")}
-        with lap(total):
+        with lap(watch.answer):
             asked = [_ask(delivery) for i, delivery in enumerate(batch) if i not in described]
             answers = answer_requests(self._predictor, asked, self._served, watch)
         for answer in answers:
-            tell_request(answer.id, answer.status, answer.codes, total[0])
+            tell_request(answer.id, answer.status, answer.codes, watch.answer[0])
         counted = readings(answers, watch, self._batch_size, self._served) if answers else []
         waiting = iter(answers)
         return [described[i] if i in described else next(waiting) for i in range(len(batch))], counted

@@ -36,11 +36,12 @@ class Meter:
 REQUESTS = Meter("cxr_requests_total", "counter", "count", ("status",))
 FILMS = Meter("cxr_films_total", "counter", "count", ("code",))
 CALLED = Meter("cxr_findings_called_total", "counter", "count", ("finding",))
+ANSWER = Meter("cxr_answer_seconds", "histogram", "seconds")
 PREPROCESS = Meter("cxr_preprocess_seconds", "histogram", "seconds")
 MODEL = Meter("cxr_model_seconds", "histogram", "seconds")
 AGAIN = Meter("cxr_second_looks_total", "counter", "count")
 FILL = Meter("cxr_batch_fill_ratio", "histogram", "ratio")
-METERS = (REQUESTS, FILMS, CALLED, PREPROCESS, MODEL, AGAIN, FILL)
+METERS = (REQUESTS, FILMS, CALLED, ANSWER, PREPROCESS, MODEL, AGAIN, FILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ def _all(
     for meter, labels in counted:
         for label, count in Counter(labels).items():
             yield meter, count, (label,)
+    for seconds in watch.answer:
+        yield from ((ANSWER, seconds, ()) for _ in responses)
     for meter, laps in ((PREPROCESS, watch.preprocess), (MODEL, watch.model)):
         for seconds in laps:
             yield meter, seconds, ()

@@ -13,11 +13,13 @@ class Stopwatch:
     """Seconds, for one batch.
 
     Attributes:
+        answer: of the batch from its bodies to its answers.
         preprocess: of each film, from its file to the model's input; a film that was refused included.
         model: of each pass through the model, from inputs to numbers; heat maps are not in it.
         again: films that were looked at a second time, of each second pass.
     """
 
+    answer: list[float] = field(default_factory=list)
     preprocess: list[float] = field(default_factory=list)
     model: list[float] = field(default_factory=list)
     again: list[int] = field(default_factory=list)

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cxr_mtl.errors import ConfigError, ServeError
-from cxr_mtl.serve import torchserve
+from cxr_mtl.serve import show, torchserve
 from cxr_mtl.serve.drain import drain
+from cxr_mtl.serve.look import look
 from cxr_mtl.serve.machine import pick_workers
-from cxr_mtl.serve.management import ModelStatus
 from cxr_mtl.serve.rollover import Rolled, roll_over
 from cxr_mtl.serve.settings import HOST
 from cxr_mtl.serve.tls import Tls, is_loopback
-from cxr_mtl.serve.torchserve import ServerInfo, ServerStatus
+from cxr_mtl.serve.torchserve import ServerInfo
 
 _READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
 _TURN = 1.0
@@ -36,24 +36,29 @@ def serve(
     roll: bool = False,
     stop: bool = False,
     status: bool = False,
+    as_json: bool = False,
+    terminal: bool = False,
     drain_seconds: float = 30.0,
     state_dir: Path | None = None,
     host: str = HOST,
     tls: Tls | None = None,
     workers: int | None = None,
 ) -> int:
-    """Starts, stops or looks at the server of a model store, or lets another version take over; gives the exit code."""
+    """Starts, stops or looks at the server of a model store, or lets another version take over; gives the exit code.
+
+    ``as_json`` and ``terminal``, which is for colours, are of ``status``.
+    """
     state_dir = state_dir or torchserve.state_dir_of(model_store)
     if roll + stop + status > 1:
         raise ConfigError("--roll-over, --stop and --status are one each.", hint="Give one of them.")
+    if as_json and not status:
+        raise ConfigError("--json is of --status.", hint="Give both.")
     if archive is not None and not roll:
         raise ConfigError(
             f"{archive} is to be served how?", hint="--roll-over takes an archive, --model-store a folder."
         )
     if status:
-        found = torchserve.status(state_dir)
-        tell(_describe(found) if found else f"{model_store}: no server is running.")
-        return 0 if found else 1
+        return _status(model_store, state_dir, tell, as_json=as_json, terminal=terminal)
     if stop:
         tell(_stop(model_store, state_dir, drain_seconds))
         return 0
@@ -77,6 +82,15 @@ def serve(
     if foreground:
         tell(_hold(model_store, state_dir, drain_seconds))
     return 0
+
+
+def _status(model_store: Path, state_dir: Path, tell: Callable[[str], None], *, as_json: bool, terminal: bool) -> int:
+    found = look(state_dir)
+    if as_json:
+        tell(show.as_json(found))
+    else:
+        tell(show.as_text(found, terminal=terminal) if found else f"{model_store}: no server is running.")
+    return 0 if found and found.healthy else 1
 
 
 def _hold(model_store: Path, state_dir: Path, drain_seconds: float) -> str:
@@ -128,16 +142,3 @@ def _how_to_ask(server: ServerInfo, model_store: Path, reach: str, trust: str) -
         "TorchServe has been unmaintained since 2025. Research use only. Not for clinical use.",
     ]
     return "\n".join(lines)
-
-
-def _describe(found: ServerStatus) -> str:
-    first = f"{found.info.url} (process {found.info.pid}), keys in {found.info.key_file}"
-    return "\n".join(
-        [first, *map(_describe_model, found.models)] if found.models else [first, "It does not answer yet."]
-    )
-
-
-def _describe_model(model: ModelStatus) -> str:
-    workers = ", ".join(model.workers) or "no worker"
-    default = " (default)" if model.default else ""
-    return f"{model.name} {model.version}{default}: {workers}; {model.waiting} waiting, room for {model.room} more"

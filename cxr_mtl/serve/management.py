@@ -14,6 +14,7 @@ from cxr_mtl.errors import ServeError
 from cxr_mtl.predict.remote import read_key
 from cxr_mtl.serve.state import ServerInfo
 
+_SOON = 3.0
 _LOOK = "`cxr-mtl serve --status` says how it is."
 
 
@@ -29,6 +30,8 @@ class ModelStatus:
         default: whether it answers those who name no version.
         workers: the state of each worker, such as READY.
         pids: the workers' processes.
+        gpus: what TorchServe says of each worker's GPU; empty where it has none.
+        wanted: workers that there should be.
         waiting: requests in its queue; those that a worker has taken are not counted.
         room: how many more the queue takes before it refuses with 503.
         batch_delay: seconds a worker waits for a batch to fill.
@@ -39,6 +42,8 @@ class ModelStatus:
     default: bool
     workers: tuple[str, ...]
     pids: tuple[int, ...]
+    gpus: tuple[str, ...]
+    wanted: int
     waiting: int
     room: int
     batch_delay: float
@@ -71,6 +76,17 @@ class Management:
             versions = self._ask("GET", _path(name, "all"))
             found += [_model_status(version, default["modelVersion"]) for version in versions]
         return tuple(found)
+
+    def engine(self, name: str, version: str) -> dict[str, Any] | None:
+        """What computes its answers, by its own words; None where no worker has the time to say so.
+
+        A worker is asked as for a film, so it takes a place in the queue.
+        """
+        try:
+            said = self._ask("GET", _path(name, version), params={"customized": "true"}, timeout=_SOON)
+            return dict(said[0]["customizedMetadata"]["engine"])
+        except (ServeError, LookupError, TypeError):
+            return None
 
     def register(self, file: Path, workers: int, wait: float) -> None:
         """Loads an archive of the model store and waits until its workers are ready, at most ``wait`` seconds.
@@ -121,6 +137,8 @@ def _model_status(described: dict[str, Any], default: str) -> ModelStatus:
         default=described["modelVersion"] == default,
         workers=tuple(str(worker["status"]) for worker in workers),
         pids=tuple(int(worker["pid"]) for worker in workers),
+        gpus=tuple(str(worker["gpuUsage"]) if worker["gpu"] else "" for worker in workers),
+        wanted=int(described["minWorkers"]),
         waiting=int(queue["pendingRequests"]),
         room=int(queue["remainingCapacity"]),
         batch_delay=float(described["maxBatchDelay"]) / 1000,

@@ -26,6 +26,7 @@ CONFIG_FILE = "config.properties"
 DRAIN_MARK = "draining"
 """A file that is there while no new request is to be taken; the proxy's script looks for it."""
 _STATE_FILE = "server.json"
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,24 @@ def only_starter(state_dir: Path) -> Iterator[None]:
     Raises:
         ServeError: another process is starting one.
     """
-    with (state_dir / "lock").open("w") as file:
+    with (state_dir / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ServeError(f"A server for {state_dir} is being started.", hint="Wait for that one.") from None
         yield
+
+
+def is_being_changed(state_dir: Path) -> bool:
+    """Whether somebody starts the server of this folder, or rolls it over, at this moment.
+
+    Linux lists who holds locks; to try the lock ourselves could keep out a start that comes in the same moment.
+    """
+    try:
+        held = Path("/proc/locks").read_text(encoding="ascii")
+        return f":{(state_dir / _LOCK).stat().st_ino} " in held
+    except OSError:  # no such list here, or no such folder
+        return False
 
 
 def save_state(state_dir: Path, state: State) -> None:

@@ -72,7 +72,10 @@ def test_a_batch_is_counted() -> None:
     batch = [delivery(FILM), delivery(b"bad"), delivery({}), delivery({"body": json.dumps(infer).encode()})]
     responses, read = desk(batch_size=8).answer(batch)
     assert [r.status for r in responses] == [200, 422, 400, 200]
-    assert counts(read) == {
+    found = counts(read)
+    assert found.pop(("cxr_answer_seconds",)) > 0
+    assert [reading.meter.name for reading in read].count("cxr_answer_seconds") == 4
+    assert found == {
         ("cxr_requests_total", "200"): 2,
         ("cxr_requests_total", "422"): 1,
         ("cxr_requests_total", "400"): 1,

@@ -1,4 +1,4 @@
-"""docs/predicting.md: its Python runs, and so do its commands that need no launcher; test_many_ranks has that one."""
+"""docs/predicting.md: its Python runs, and its commands that need no launcher; tests/docs says who runs the others."""
 
 from __future__ import annotations
 
@@ -60,13 +60,3 @@ def test_commands_and_python_run(place: Path, capsys: pytest.CaptureFixture[str]
     assert "unsupported" in said
     assert "label:Mass" in said
     assert said.count("Prediction(") == 3
-
-
-def test_all_commands_are_ones_that_the_command_line_knows(place: Path) -> None:
-    lines = [line for block in blocks("sh") for line in block.splitlines() if "predict" in line]
-    assert len(lines) == 7
-    for line in lines:
-        words = shlex.split(line)
-        known = CliRunner().invoke(app, [*words[words.index("predict") :], "--operating-point", "none of them"])
-        assert "No such option" not in known.output
-        assert known.exit_code != 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from dashboard import dashboard_fits
 
 from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.package.mar import build_archive
@@ -130,19 +133,67 @@ def spoil(archive: Path, target: Path, name: str, more: bytes) -> None:
 def test_another_version_takes_over_and_no_request_fails(place: Place) -> None:
     with place.load(CALLERS) as load:
         time.sleep(1)
-        said = told(place.store, place.second, roll=True)
+        looks: list[tuple[int, dict[str, Any]]] = []
+        with ThreadPoolExecutor(1) as pool:
+            rolling = pool.submit(told, place.store, place.second, roll=True)
+            while not rolling.done():
+                looks.append(status(place))
+                time.sleep(0.3)
+        said = rolling.result()
         rolled = time.monotonic()
         time.sleep(1)
     assert said == "cxr_mtl 1.0.1 answers now; 1.0 is gone."
     assert all(answer.good for answer in load.answers())
     assert {answer.version for answer in load.answers()} == {"1.0", "1.0.1"}
+    assert any(found["rolling_over"] for _, found in looks)
+    # A version that still loads is no worker that is down.
+    assert [found for code, found in looks if code] == []
     later = [answer for answer in load.answers() if answer.sent >= rolled]
     assert later
     assert {answer.version for answer in later} == {"1.0.1"}
     assert place.models() == {("cxr_mtl", "1.0.1"): True}
-    assert "cxr_mtl 1.0.1 (default): READY; 0 waiting, room for 64 more" in told(place.store, status=True)
+    said = told(place.store, status=True)
+    assert re.search(r"^cxr_mtl +1\.0\.1 +yes +1 of 1 +0 of 64 ", said, flags=re.MULTILINE)
+    assert "1.0 " not in said, "the version that is gone"
     assert (place.store / "cxr_mtl-1.0.1.mar").is_file()
     assert (place.store / "cxr_mtl.mar").is_file(), "letting a version go deletes no archive"
+
+
+def status(place: Place) -> tuple[int, dict[str, Any]]:
+    """Exit code of ``--status --json``, and what it says."""
+    said: list[str] = []
+    code = command.serve(place.store, tell=said.append, status=True, as_json=True)
+    return code, json.loads(said[0])
+
+
+def test_the_status_agrees_with_callers_and_with_the_processes(place: Place, fault_load: Any) -> None:
+    _, before = status(place)
+    with place.load(1) as load:
+        time.sleep(1)
+    url, headers = f"{place.info.url}/predictions/cxr_mtl", {"Authorization": f"Bearer {read_key(place.info.key_file)}"}
+    (film,) = fault_load.draw_films(1, 400)
+    with httpx.Client(headers=headers, trust_env=False, timeout=60) as client:
+        # Which calls something on any film, so that there is a count of it.
+        called = client.post(url, files={"data": film}, data={"operating_point": "sensitive"})
+        assert [called.status_code, client.put(url, content=b"no film").status_code] == [200, 415]
+    time.sleep(0.7)  # Metrics pass through the front end's reader of logs.
+    code, after = status(place)
+    assert (code, after["state"], after["healthy"], after["rolling_over"]) == (0, "up", True, False)
+    (model,), (old,) = after["models"], before["models"]
+    answered = len(load.answers()) + 1
+    assert model["requests"]["200"] - old["requests"]["200"] == answered
+    assert model["films"]["unsupported"] - old["films"].get("unsupported", 0) == 1
+    waited = sum(answer.ended - answer.sent for answer in load.answers())
+    assert model["seconds"]["answer"]["count"] - old["seconds"]["answer"]["count"] == answered + 1
+    spent = model["seconds"]["answer"]["sum"] - old["seconds"]["answer"]["sum"]
+    assert 0 < spent < waited + 2, "the client's times have the way and the queue in them, too"
+    (worker,) = model["workers"]
+    process = place.worker()
+    assert worker["pid"] == process.pid
+    assert worker["memory_bytes"] == pytest.approx(process.memory_info().rss, rel=0.2)
+    assert model["engine"]["name"] == "torch"
+    assert 0 < after["uptime_seconds"] < 900
+    dashboard_fits(httpx.get(place.info.metrics_url, trust_env=False).text)
 
 
 def test_the_management_port_takes_nothing_but_archives_of_the_store(place: Place) -> None:
@@ -170,6 +221,9 @@ def test_a_worker_that_is_killed_comes_back_and_every_request_gets_a_status(plac
         time.sleep(0.5)
         place.worker().kill()
         killed = time.monotonic()
+        while (seen := status(place))[0] == 0 and time.monotonic() < killed + 5:
+            pass
+        assert (seen[0], seen[1]["healthy"], seen[1]["models"][0]["workers_down"]) == (1, False, 1)
         assert load.recovery(killed) < 60
     statuses = Counter(answer.status for answer in load.answers())
     assert set(statuses) <= {200, 500, 507}
@@ -211,6 +265,8 @@ def test_a_stop_answers_what_was_asked(place: Place) -> None:
         stopped = time.monotonic()
         stopping = pool.submit(told, place.store, stop=True)
         time.sleep(1)
+        code, seen = status(place)
+        assert (code, seen["state"]) == (1, "draining")
         worker.resume()
         assert stopping.result(timeout=60) == f"{place.store}: stopped."
         took = time.monotonic() - stopped

@@ -59,7 +59,7 @@ def test_ways_to_compute_have_the_same_losses(folder: Path) -> None:
 
 
 def test_two_nodes_learn_what_one_process_learns(folder: Path, undisturbed: str) -> None:
-    """As in docs/training.md, but both nodes are this machine; bf16, ZeRO 2 and the project's own settings of it."""
+    """As in docs/cluster.md, but both nodes are this machine; bf16, ZeRO 2 and the project's own settings of it."""
     file = str(run_file(folder, "nodes", zero_stage=2, epochs=1, deepspeed=str(configs_dir() / "deepspeed/zero2.json")))
     master = ("--master_addr", "127.0.0.1", "--master_port", str(free_port()))
     nodes = []

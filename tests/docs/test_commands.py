@@ -1,0 +1,267 @@
+"""Every command of README, CONTRIBUTING and docs/ is one that exists, and is run: here, or where ``listed`` says."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from listed import ANOTHER_TEST, CANNOT, COPIES, MORE, RUN_PAGES, SMALL_ENCODER
+from pages import PAGES, REPO, Command, blocks, commands, mentioned
+from run_here import run_here
+from typer.main import get_command
+
+from cxr_mtl.cli import app
+from cxr_mtl.config import load_config
+
+ALL = [command for page in PAGES for command in commands(page)]
+PROGRAM = get_command(app)
+HERE = {command.plain for page in RUN_PAGES for command in commands(REPO / page)}
+OTHER_PROGRAMS = {"curl", "printf", "docker", "kubectl", "mkdir", "tail", "tensorboard", "export", "key()", "pytest"}
+MAKE = re.findall(r"^(\w+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def listed(command: Command) -> str | None:
+    """Why it is not run here."""
+    for (page, beginning), why in (ANOTHER_TEST | CANNOT).items():
+        if command.page == page and command.plain.startswith(beginning):
+            return why
+    return None
+
+
+def leaf(words: list[str]) -> tuple[Any, list[str]]:
+    """The subcommand that words lead to, and the rest of them."""
+    command: Any = PROGRAM
+    while words and hasattr(command, "commands"):
+        name, *words = words
+        assert name in command.commands, f"no such command: {name}"
+        command = command.commands[name]
+    return command, words
+
+
+def check_ours(words: list[str]) -> None:
+    """Parses it as the program does, and reads its run file with its settings."""
+    command, rest = leaf(words)
+    params = command.make_context(command.name, rest).params
+    if "config" in params and "settings" in params:
+        load_config(REPO / params["config"] if params["config"].suffix else params["config"], params["settings"] or [])
+
+
+def check_benchmark(words: list[str]) -> None:
+    """Its options are among those that it or what it imports adds."""
+    known = _source(words[0]) + _source("benchmarks/parts")
+    for word in words[1:]:
+        assert not word.startswith("--") or f'"{word}"' in known, f"{words[0]} has no {word}"
+
+
+@cache
+def _source(path: str) -> str:
+    file = REPO / path
+    return "".join(f.read_text(encoding="utf-8") for f in (file.glob("*.py") if file.is_dir() else [file]))
+
+
+def check(command: Command) -> None:
+    """Raises where it names what does not exist."""
+    words = command.words
+    if (ours := command.ours) is not None:
+        check_ours(ours)
+    elif words[:2][1:] and words[1].startswith("benchmarks/"):
+        check_benchmark([word.strip("[]") for word in words[1:]])
+    elif words[0] == "make":
+        assert words[1] in MAKE
+    else:
+        assert words[0] in OTHER_PROGRAMS or re.fullmatch(r"[A-Z]+=.*", words[0], flags=re.DOTALL), words[0]
+    for word in words:
+        assert not word.startswith("configs/") or (REPO / word).exists() or (REPO / word).parent.is_dir(), word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_options_run_files_and_settings_exist(page: Path) -> None:
+    for command in commands(page):
+        try:
+            check(command)
+        except Exception as error:
+            pytest.fail(f"{command.page}: {command.text}\n{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_sentences_exist(page: Path) -> None:
+    """Of these only beginnings are given: the command and its options must be there."""
+    for command in mentioned(page):
+        words = [word for word in command.words if word != "..."]
+        if words[0] == "make":
+            assert words[1] in MAKE
+        elif words[1].startswith("benchmarks/"):
+            check_benchmark([word.strip("[]") for word in words[1:]])
+        elif (ours := command.ours) is not None:
+            found, rest = leaf(ours)
+            known = {option for param in found.params for option in param.opts + param.secondary_opts}
+            wrong = [word for word in rest if word.startswith("-") and word not in known]
+            assert wrong == [], f"{command.page}: {command.text}"
+
+
+def test_every_command_is_run_or_is_listed_with_a_reason() -> None:
+    assert len(ALL) > 80
+    lost = [f"{c.page}: {c.text}" for c in ALL if c.plain not in HERE and listed(c) is None]
+    assert lost == [], "neither run nor listed (tests/docs/listed.py)"
+    for (page, beginning), why in (ANOTHER_TEST | CANNOT).items():
+        used = any(c.page == page and c.plain.startswith(beginning) for c in ALL)
+        assert used or page == "README.md", f"listed, but not there: {page}: {beginning}"
+        assert " " in why or (REPO / why).is_file(), f"no such test: {why}"
+    assert "\nmake test\n" in (REPO / ".ci/run").read_text()
+
+
+def test_what_pages_link_to_is_there() -> None:
+    for page in (*PAGES, REPO / "model_store/README.md"):
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"`(configs/[\w/.]+\w|CONTRIBUTING\.md)`", text):
+            assert (REPO / name).exists(), f"{page.name}: {name}"
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            file, _, heading = link.partition("#")
+            if "://" not in file:
+                target = page.parent / file if file else page
+                assert target.exists(), f"{page.name}: {link}"
+                assert not heading or heading in headings(target), f"{page.name}: {link}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_the_index_names_every_page() -> None:
+    index = (REPO / "docs/README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\((\w+\.md)", index))
+    assert named == {page.name for page in (REPO / "docs").glob("*.md")} - {"README.md"}
+
+
+def test_run_files_say_why() -> None:
+    for file in (REPO / "configs").glob("*.yaml"):
+        assert file.read_text().startswith("#"), file
+        assert yaml.safe_load(file.read_text())["name"] == file.stem
+
+
+def test_python_of_the_pages_compiles_and_is_run() -> None:
+    """By test_predicting_docs, which has the pages' server and films."""
+    found = {page.name: blocks(page, "python") for page in PAGES}
+    for page, texts in found.items():
+        for text in texts:
+            compile(text, page, "exec")
+    assert {page for page, texts in found.items() if texts} == {"predicting.md"}
+
+
+@pytest.mark.slow
+def test_launchers_know_what_they_are_told() -> None:
+    from deepspeed.launcher.runner import parse_args
+    from torch.distributed.run import get_args_parser
+
+    parsers = {"torchrun": get_args_parser().parse_args, "deepspeed": parse_args}
+    launched = [command for command in ALL if command.words[0] in parsers]
+    assert len(launched) >= 5
+    for command in launched:
+        launcher, *words = command.words
+        read = parsers[launcher](["0" if word == "K" else word for word in words])
+        assert read.module
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A reader's folder: configs, drawn sets under data/, films of his own in a table and in folders."""
+    from cxr_mtl.data.synthetic import write_study_set
+
+    place = tmp_path_factory.mktemp("reader")
+    (place / "configs").symlink_to(REPO / "configs")
+    write_study_set(place / "data/nih", 150, 0, 128)
+    write_study_set(place / "own", 150, 7, 128)
+    _own_table(place)
+    for index, film in enumerate(sorted((place / "own/images").glob("*.png"))[:40]):
+        kind = "NORMAL" if index % 2 else "PNEUMONIA"
+        folder = place / "data/kermany" / ("train" if index < 30 else "test") / kind
+        _copy(film, folder / f"{'IM' if index % 2 else 'person'}{index}_virus_{index}.png")
+        _copy(film, place / "sorted" / ("healthy" if index % 2 else "Effusion") / f"case{index}_1.png")
+    yield place
+    from cxr_mtl.serve import torchserve
+
+    torchserve.stop(torchserve.state_dir_of(place / "model_store"))
+
+
+def _own_table(place: Path) -> None:
+    """films.csv and ours.csv, the same films as a table of one's own."""
+    from cxr_mtl.data.sources import import_source
+
+    manifest, _ = import_source("nih", place / "own", ontology="nih14")
+    table = manifest.table
+    labels = {name: table[name] for name in table if name.startswith("label:")}
+    rows = pd.DataFrame(
+        {"image_path": "own/" + table["image_path"], "patient_id": "p" + table["patient_id"].astype(str)}
+    )
+    for name, values in labels.items():
+        rows[name.removeprefix("label:")] = values
+    for name in ("films.csv", "ours.csv"):
+        rows.to_csv(place / name, index=False)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def adapted(command: Command) -> list[str]:
+    """The command as it is run here: on drawn films, and in seconds."""
+    words = [word.replace("/data/", "data/") if word.startswith("/data/") else word for word in command.words[1:]]
+    words += shlex.split(MORE.get(words[0], ""))
+    if words[0] == "train" and "encoder_args" not in command.text:
+        words += shlex.split(SMALL_ENCODER)
+    if words[0] == "serve" and not {"--stop", "--status"} & set(words):
+        words += ["--port", "0", "--workers", "1"]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_how_to_pages_run_from_first_to_last(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    processes: Any = multiprocessing.get_context("forkserver")
+    # Imported once, not by each of some forty commands.
+    processes.set_forkserver_preload(
+        ["run_here", "cxr_mtl.train.loop", "cxr_mtl.pretrain.loop", "cxr_mtl.evaluate.run"]
+    )
+    done: set[str] = set()
+    for command in (command for page in RUN_PAGES for command in commands(REPO / page)):
+        if command.plain in done or listed(command):
+            continue
+        done.add(command.plain)
+        for name, source in COPIES.items():
+            if not (place / name).exists() and (place / source).exists():
+                _copy(place / source, place / name)
+        log = place / "said.txt"
+        process = processes.Process(target=run_here, args=(adapted(command), place, log))
+        process.start()
+        process.join()
+        said = log.read_text(errors="replace")
+        assert process.exitcode == 0, f"{command.page}: {command.text}\n{said[-3000:]}"
+        assert "Traceback" not in said, said
+    assert len(done) > 25
+    for made in (
+        "ours_report/report.html",
+        "report/report.html",
+        "ours_bundle/bundle.yaml",
+        "pictures",
+        "both.parquet",
+    ):
+        assert (place / made).exists(), made
