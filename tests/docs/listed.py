@@ -52,6 +52,8 @@ ANOTHER_TEST = {
     ("docs/predicting.md", "deepspeed --num_gpus 2 --module cxr_mtl predict"): "tests/predict/test_many_ranks.py",
     ("docs/predicting.md", "cxr-mtl predict cxr_mtl"): "tests/serve/test_secure_tls.py",
     ("docs/serving.md", ""): "tests/serve/test_serving.py",
+    ("docs/exports.md", ""): "tests/package/test_exports.py",
+    ("docs/reports.md", ""): "tests/export/test_reports_docs.py",
     ("docs/own_data.md", "cxr-mtl demo"): "tests/test_line.py",
     # Layouts of sets that nobody may copy: those tests write small ones.
     ("docs/datasets.md", "cxr-mtl data import chexpert"): "tests/data/test_chexpert.py",

@@ -28,6 +28,7 @@ ALL = [command for page in PAGES for command in commands(page)]
 PROGRAM = get_command(app)
 HERE = {command.plain for page in RUN_PAGES for command in commands(REPO / page)}
 OTHER_PROGRAMS = {"curl", "printf", "docker", "kubectl", "mkdir", "tail", "tensorboard", "export", "key()", "pytest"}
+OTHER_MODULES = {"monai.bundle"}
 MAKE = re.findall(r"^(\w+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE)
 
 
@@ -79,6 +80,8 @@ def check(command: Command) -> None:
         check_benchmark([word.strip("[]") for word in words[1:]])
     elif words[0] == "make":
         assert words[1] in MAKE
+    elif words[:2] == ["python", "-m"]:
+        assert words[2] in OTHER_MODULES
     else:
         assert words[0] in OTHER_PROGRAMS or re.fullmatch(r"[A-Z]+=.*", words[0], flags=re.DOTALL), words[0]
     for word in words:
@@ -125,7 +128,7 @@ def test_what_pages_link_to_is_there() -> None:
     for page in (*PAGES, REPO / "model_store/README.md"):
         text = page.read_text(encoding="utf-8")
         for name in re.findall(r"`(configs/[\w/.]+\w|CONTRIBUTING\.md)`", text):
-            assert (REPO / name).exists(), f"{page.name}: {name}"
+            assert page.name == "exports.md" or (REPO / name).exists(), f"{page.name}: {name}"  # its are of the bundle
         for link in re.findall(r"\]\(([^)\s]+)\)", text):
             file, _, heading = link.partition("#")
             if "://" not in file:
@@ -153,12 +156,12 @@ def test_run_files_say_why() -> None:
 
 
 def test_python_of_the_pages_compiles_and_is_run() -> None:
-    """By test_predicting_docs, which has the pages' server and films."""
+    """By test_predicting_docs, which has the pages' server and films, and by test_exports, which has the exported file."""
     found = {page.name: blocks(page, "python") for page in PAGES}
     for page, texts in found.items():
         for text in texts:
             compile(text, page, "exec")
-    assert {page for page, texts in found.items() if texts} == {"predicting.md"}
+    assert {page for page, texts in found.items() if texts} == {"predicting.md", "exports.md"}
 
 
 @pytest.mark.slow
