@@ -210,6 +210,19 @@ def test_what_is_not_installed_is_named(format: str, gone: str, monkeypatch: pyt
         check_exports([format])
 
 
+def test_what_onnx_cannot_take_is_one_line_and_leaves_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise onnx.checker.ValidationError("no such operator\nand much more")
+
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr("torch.onnx.export", refuse)
+    with pytest.raises(ServeError, match=r"^ONNX cannot take this network: no such operator Nothing was written"):
+        export(tiny_bundle, tmp_path, ["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_version_that_cannot_name_a_file_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'\.\./up' cannot stand in a file's name"):
         export(tiny_bundle, tmp_path, ["onnx"], version="../up")
