@@ -11,6 +11,8 @@ import torch
 from cxr_mtl.bundle import Bundle, load_bundle, save_bundle
 from cxr_mtl.model.multitask import make_model
 
+SWIN = {"embed_dim": 8, "depths": [2, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4, "img_size": 64}
+
 
 def varied(tiny_bundle: Path, **changes: Any) -> Bundle:
     """With these settings of ``model``; not on disk."""

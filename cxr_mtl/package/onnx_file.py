@@ -64,7 +64,9 @@ def write_onnx(bundle: Bundle, path: Path, films: Sequence[Radiograph]) -> str:
     try:
         _export(network, bundle, path)
         apart = compare(bundle, network, path, films)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # torch's, onnx's and onnxruntime's
+    except ServeError:
+        raise
+    except Exception as error:  # torch's, onnx's, onnxruntime's and protobuf's, which have no name in common
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ServeError(f"ONNX cannot take this network: {reason}", hint=_AGAIN) from error
     kinds = f"{len(films)} films: probabilities within {apart['probability']:.0e} of torch's"

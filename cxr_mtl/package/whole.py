@@ -9,7 +9,11 @@ side, H W places of the finer map.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +22,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.metrics.calibrate import Calibration
+from cxr_mtl.model.encoder import Encoder
 from cxr_mtl.model.localize import decode, flatten_levels, make_anchors
 from cxr_mtl.model.multitask import MEAN, SPREAD, ZOOMS, MultiTaskModel, normalise
 from cxr_mtl.ontology import Ontology
@@ -39,7 +44,7 @@ class WholeNetwork(nn.Module):
     anchors: Tensor
 
     def __init__(self, bundle: Bundle, *, boxes: bool = True) -> None:
-        """Take a bundle's network over; its weights are shared.
+        """Take a bundle's network over; it is not changed.
 
         Args:
             bundle: on the CPU.
@@ -59,7 +64,10 @@ class WholeNetwork(nn.Module):
         self.attends = boxes and bool(bundle.weak_box_findings)
         model = bundle.model.eval()
         self.model = MultiTaskModel(
-            model.encoder, model.findings, model.hierarchy, model.boxes if self.num_boxed else None
+            with_fixed_masks(model.encoder, self.size),
+            model.findings,
+            model.hierarchy,
+            model.boxes if self.num_boxed else None,
         ).eval()
         if self.num_boxed:
             self.register_buffer("anchors", torch.cat(make_anchors(self.size)), persistent=False)
@@ -142,6 +150,29 @@ class OneTable(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, S, S) from ``normalise`` to (B, F + T)."""
         return torch.cat(self.whole(images), 1)
+
+
+def with_fixed_masks(encoder: Encoder, size: int) -> Encoder:
+    """A copy whose windows' masks (Swin) are those of films of this size, kept with the weights.
+
+    timm makes them at each pass, on a device that a trace would write down as this machine's.
+    """
+    encoder = copy.deepcopy(encoder)
+    blocks: list[Any] = [module for module in encoder.modules() if getattr(module, "dynamic_mask", False)]
+    for block in blocks:
+        block.get_attn_mask = partial(_keep_mask, block, block.get_attn_mask)
+    with torch.no_grad():
+        encoder(torch.zeros(1, 1, size, size))
+    for block in blocks:
+        del block.get_attn_mask
+        block.dynamic_mask = False
+    return encoder
+
+
+def _keep_mask(block: Any, make: Callable[..., Tensor | None], *args: Any, **options: Any) -> Tensor | None:
+    block.attn_mask = make(*args, **options)  # a buffer, which moves with the network
+    mask: Tensor | None = block.attn_mask
+    return mask
 
 
 def cuts_of(bundle: Bundle, findings: list[str]) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from monai_schema import SCHEMA
-from other_networks import stored, varied
+from other_networks import SWIN, stored, varied
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -33,7 +33,6 @@ from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import Prediction
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "exports.md").read_text()
-SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2], "window_size": 4, "img_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +136,11 @@ def test_every_kind_of_network_can_be_an_onnx_file(tiny_bundle: Path, tmp_path: 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_every_kind_of_network_can_be_torchscript(tiny_bundle: Path, kind: str) -> None:
     network = OneTable(varied(tiny_bundle, **KINDS[kind])).eval()
-    loaded: Any = torch.jit.load(io.BytesIO(torchscript(network, 64))).eval()
+    script = torchscript(network, 64)
+    with zipfile.ZipFile(io.BytesIO(script)) as archive:
+        code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".py"))
+    assert b'device("cpu")' not in code, "it can be moved to a GPU"
+    loaded: Any = torch.jit.load(io.BytesIO(script)).eval()
     for films in (1, 3):  # it was traced with two
         images = normalise(torch.randint(0, 256, (films, 1, 64, 64), dtype=torch.uint8))
         with torch.no_grad():
@@ -208,6 +211,19 @@ def test_what_is_not_installed_is_named(format: str, gone: str, monkeypatch: pyt
     monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None if name == gone else here(name))
     with pytest.raises(ConfigError, match=rf"needs {gone}\. Run `pip install 'cxr-mtl\[{format}\]'`"):
         check_exports([format])
+
+
+def test_what_onnx_cannot_take_is_one_line_and_leaves_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise onnx.checker.ValidationError("no such operator\nand much more")
+
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr("torch.onnx.export", refuse)
+    with pytest.raises(ServeError, match=r"^ONNX cannot take this network: no such operator Nothing was written"):
+        export(tiny_bundle, tmp_path, ["onnx"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_version_that_cannot_name_a_file_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from other_networks import varied
+from other_networks import SWIN, varied
 from torchvision.ops import box_iou
 
 from cxr_mtl.bundle import load_bundle
@@ -39,6 +39,7 @@ def as_input(shown: list[Radiograph], size: int) -> torch.Tensor:
         {"tree": "max"},
         {"tree": "flat", "views": 3},
         {"pooling": "attention", "views": 2},
+        {"encoder": "swin_tiny_patch4_window7_224", "encoder_args": SWIN},
     ],
     ids=str,
 )
