@@ -16,6 +16,7 @@ NO_MEANING = (
     "another machine change an answer too. That both films are of one patient was not checked."
 )
 _NO_FILM = "<p>Open a film first: here its plain picture can be drawn over what the model proposes, like a curtain.</p>"
+PAIR_HEAD = '<div class="cxr-pair"><h2>Two films of one patient</h2></div>'
 _NO_PAIR = "<p>Open two films of one patient, and choose which is the earlier and which the later.</p>"
 
 
@@ -36,13 +37,12 @@ def curtain_html(picture: Picture | None, prediction: Prediction | None, heat: H
 
 def pair_html(earlier: Judged | None, later: Judged | None) -> str:
     """Two films and how their answers differ, finding by finding."""
-    head = "<h2>Two films of one patient</h2>"
     if earlier is None or later is None:
-        return f'<div class="cxr-pair">{head}{_NO_PAIR}</div>'
+        return f'<div class="cxr-pair">{_NO_PAIR}</div>'
     sides = "".join(_side(title, film) for title, film in (("Earlier", earlier), ("Later", later)))
     pair = f'<div class="sides">{sides}</div>'
     if not isinstance(earlier.answer, Prediction) or not isinstance(later.answer, Prediction):
-        return f'<div class="cxr-pair">{head}{pair}<p>There is no difference to show: a film has no answer.</p></div>'
+        return f'<div class="cxr-pair">{pair}<p>There is no difference to show: a film has no answer.</p></div>'
     after = {row.name: row for row in rows(later.answer)}
     both = [(row, after[row.name]) for row in rows(earlier.answer) if row.name in after]
     known = [(a, b) for a, b in both if a.call.probability is not None and b.call.probability is not None]
@@ -53,7 +53,7 @@ def pair_html(earlier: Judged | None, later: Judged | None) -> str:
     columns = "".join(f'<th scope="col">{name}</th>' for name in names)
     left_out = f"<p>Not trained: {escape(', '.join(unknown))}.</p>" if unknown else ""
     return (
-        f'<div class="cxr-pair">{head}<p class="caution">{NO_MEANING}</p>{pair}'
+        f'<div class="cxr-pair"><p class="caution">{NO_MEANING}</p>{pair}'
         '<div class="cxr-scroll" tabindex="0" role="group" aria-label="Table of differences">'
         f'<table class="cxr-table"><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>{left_out}</div>'
     )

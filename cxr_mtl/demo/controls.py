@@ -30,6 +30,7 @@ class Settings:
     finding: gr.Dropdown
     explain: gr.Dropdown
     shown: gr.CheckboxGroup
+    everything: gr.Button
 
 
 def drop_zone() -> gr.File:
@@ -48,16 +49,20 @@ def settings(*, slow: bool) -> Settings:
         mode = gr.Radio(modes, value="balanced", label="Operating point", info=present.MODES_HELP)
         # Any value is let through: what the model knows is seen from its answers, and it says itself what it does not.
         finding = gr.Dropdown([NO_HEAT], value="", label="Heat map", allow_custom_value=True)
-        strength = gr.Slider(0, 100, value=round(100 * HEAT_STRENGTH), step=5, label="Heat map opacity, %")
+        strength = gr.Slider(0, 100, value=round(100 * HEAT_STRENGTH), step=5, label="Opacity, %")
         strength.input(None, strength, None, js=_SET_HEAT, api_visibility="private")
         outlines = gr.Checkbox(True, label="Show boxes")
         outlines.input(None, outlines, None, js=_SET_BOXES, api_visibility="private")
         explain = gr.Dropdown(_WAYS + (_SLOW_WAYS if slow else []), value="", label="Heat map by")
     with gr.Accordion("Findings to show", open=False, elem_id="cxr-filter-box"):
         info = "On the film and in the table. Tree, batch and saved files keep all."
-        shown = gr.CheckboxGroup([], label="Findings", info=info, show_select_all=True)
+        shown = gr.CheckboxGroup([], label="Findings", info=info)
+        # Not the group's own box for all, which has no label.
+        with gr.Row():
+            everything, nothing = gr.Button("All", size="sm"), gr.Button("None", size="sm")
+        nothing.click(lambda: [], None, shown, show_progress="hidden", api_visibility="private")
         shown.change(None, shown, None, js=_SHOW, api_visibility="private")
-    return Settings(mode, finding, explain, shown)
+    return Settings(mode, finding, explain, shown, everything)
 
 
 def choose_film(label: str) -> gr.Dropdown:

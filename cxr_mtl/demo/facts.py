@@ -37,7 +37,6 @@ _TAGS = {
 def facts_html(prediction: Prediction, seconds: float) -> str:
     """What was judged, by what, how fast; and the answer as JSON, to read and to save."""
     image, model = prediction.image, prediction.model
-    unlike = image.get("novelty") or {}
     prepared = {
         "File": f"{image.get('width')} × {image.get('height')} px, {image.get('format')}",
         "Grey scale": INVERTED if image.get("inverted") else "as stored",
@@ -45,8 +44,6 @@ def facts_html(prediction: Prediction, seconds: float) -> str:
         "Orientation": "assumed upright, as submitted; left and right were not checked",
         "Film SHA-256": str(image.get("sha256", "")),
     }
-    if "score" in unlike:
-        prepared["Unlike the films learned from"] = f"score {unlike['score']:.2f}"
     judged = {
         "Model": f"{model.get('name')} {model.get('version')}",
         "Ontology": str(model.get("ontology")),

@@ -105,6 +105,7 @@ class Page:
                 self.tree = controls.html(start.tree, "Tree of findings", elem_id="cxr-tree")
             with gr.Tab("Compare", id="compare"):
                 self.curtain = controls.html(start.curtain, "Plain film against overlay")
+                controls.html(compare.PAIR_HEAD, "Two films of one patient")
                 with gr.Row(elem_id="cxr-choose"):
                     self.earlier = controls.choose_film("Earlier film")
                     self.later = controls.choose_film("Later film")
@@ -136,6 +137,7 @@ class Page:
             control.input(self._look, asked, shown, **heat)
         for which in (self.earlier, self.later):
             which.input(self._pair, [self.earlier, self.later], self.pair, **own)
+        chosen.everything.click(self._all, None, chosen.shown, **own)
         self.ask.click(self._header, None, self.header, **own)
 
     def _api(self) -> None:
@@ -150,7 +152,7 @@ class Page:
         said = [gr.Textbox(visible=False) for _ in range(3)]
         body, facts = gr.JSON(visible=False), gr.Textbox(visible=False)
         mode = gr.Textbox("balanced", visible=False)
-        finding, explain = gr.Textbox(None, visible=False), gr.Textbox(None, visible=False)
+        finding, explain = gr.Textbox("", visible=False), gr.Textbox("", visible=False)
         door = gr.Button(visible=False)
         door.click(predict, [film, mode, finding, explain], [*said, body, facts], api_name="predict")
 
@@ -232,6 +234,9 @@ class Page:
 
     def _pair(self, earlier: int | None, later: int | None, request: gr.Request) -> str:
         return _pair(self.visits.of(request.session_hash or ""), earlier, later)
+
+    def _all(self, request: gr.Request) -> list[str]:
+        return self.visits.of(request.session_hash or "").names
 
     def _header(self, request: gr.Request) -> str:
         film = self.visits.of(request.session_hash or "").current
