@@ -80,11 +80,9 @@ def _labels(folder: Path) -> dict[str, str]:
 
 
 def _various(files: Sequence[Path], labels: dict[str, str]) -> list[Path]:
-    """The first film of each set of labels, fewer labels first, then the rest."""
+    """The first film of each set of labels, then the rest."""
     firsts: dict[str, Path] = {}
     for path in files:
         firsts.setdefault(labels.get(path.name, ""), path)
-    chosen = sorted(firsts.items(), key=lambda item: (abs(item[0].count("|") - 1), item[1]))
-    first = [path for _, path in chosen]
-    taken = set(first)
-    return [*first, *(path for path in files if path not in taken)]
+    taken = set(firsts.values())
+    return [*firsts.values(), *(path for path in files if path not in taken)]

@@ -282,3 +282,24 @@ def _any_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_a_file_that_is_too_large_is_not_taken(served: Served) -> None:
+    files = {"files": ("huge.dcm", b"\0" * (64 * 1024**2 + 1))}
+    answer = httpx.post(f"{served.url}gradio_api/upload", files=files, trust_env=False, timeout=60)
+    assert answer.status_code == 413
+
+
+@pytest.mark.slow
+def test_the_pictures_are_taken_again_by_one_command(browser: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    from cxr_mtl.data.synthetic import write_study_set
+
+    write_study_set(tmp_path / "films", 40, 0, 128)
+    repo = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(repo / "docs" / "pictures.py"), "--bundle", str(tiny_bundle)]
+    command += ["--films", str(tmp_path / "films"), "--out", str(tmp_path / "pictures")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in (repo / "docs" / "pictures").iterdir()}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == kept

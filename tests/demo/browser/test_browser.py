@@ -43,9 +43,9 @@ def test_before_a_film_the_page_says_what_to_do_and_what_comes(site: Any) -> Non
     assert "What you will get" in page.inner_text("#cxr-table")
     assert "That does not make the film normal" in page.inner_text("#cxr-tree")
     assert page.inner_text("h1") == "Chest X-ray findings"
-    assert "fake 1.0" in page.inner_text("#component-0, .cxr-title >> nth=0")
+    assert "fake 1.0" in page.inner_text(".cxr-title")
     names = [text.replace("\n", " ") for text in page.locator("[data-example]").all_inner_texts()]
-    assert sorted(names) == ["Example 1 No Finding", "Example 2 Effusion, Mass"]
+    assert names == ["Example 1 No Finding", "Example 2 Effusion, Mass"]
 
 
 def test_one_film_is_shown_with_all_that_is_said_of_it(site: Any, films: list[Path]) -> None:

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 
 
 def uploads() -> list[Path]:
-    return [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+    """Files that hold anything: Gradio leaves an empty one for each that it received."""
+    files = [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+    return [path for path in files if path.stat().st_size]
 
 
 def gone() -> bool:
