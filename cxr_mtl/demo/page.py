@@ -78,8 +78,8 @@ class Page:
 
     def build(self, title: str) -> gr.Blocks:
         kept = (KEEP_SECONDS, KEEP_SECONDS)
-        blocks = gr.Blocks(analytics_enabled=False, delete_cache=kept, title=title, fill_width=True)
-        with blocks:
+        self.blocks = gr.Blocks(analytics_enabled=False, delete_cache=kept, title=title, fill_width=True)
+        with self.blocks:
             controls.html(present.banner_html(), "Disclaimer", elem_id="cxr-banner")
             controls.html(present.title_html(self.who), "Title")
             with gr.Row(elem_id="cxr-page"):
@@ -92,8 +92,8 @@ class Page:
                     self._main()
             self._wire()
             self._api()
-            blocks.unload(self._leave)
-        return blocks
+            self.blocks.unload(self._leave)
+        return self.blocks
 
     def _main(self) -> None:
         start = present.blank()
@@ -243,7 +243,10 @@ class Page:
         return header_html(film.path) if film else "<p>Open a film first.</p>"
 
     def _leave(self, request: gr.Request) -> None:
-        self.visits.end(request.session_hash or "")
+        session = request.session_hash or ""
+        self.visits.end(session)
+        # Gradio would remember for an hour what the page showed.
+        self.blocks.app.state_holder.session_data.pop(session, None)
 
 
 def _pair(visit: Visit, *places: int | None) -> str:

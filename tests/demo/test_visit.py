@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from cxr_mtl.demo.rows import rows
 from cxr_mtl.demo.strip import strip_html
 from cxr_mtl.demo.visit import Judged, Visit, Visits, judge_waiting
 from cxr_mtl.errors import ConfigError, ImageError, ServeError
-from cxr_mtl.types import FindingCall, Options, Prediction
+from cxr_mtl.types import DEFAULT_OPTIONS, FindingCall, Options, Prediction
 
 FILM = make_film()
 PREDICTION = make_prediction(FILM)
@@ -63,8 +62,8 @@ def test_one_pass_a_film_and_the_one_looked_at_first(paths: list[Path]) -> None:
 def test_a_server_that_is_away_is_asked_once_and_every_film_is_told(paths: list[Path]) -> None:
     class Away(FakePredictor):
         def predict(
-            self, sources: Sequence[Path | bytes], options: Options = Options()
-        ) -> list[Prediction | ImageError]:  # noqa: B008
+            self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
+        ) -> list[Prediction | ImageError]:
             self.asked.append(options)
             raise ServeError("No server answers.", hint="Start it.")
 

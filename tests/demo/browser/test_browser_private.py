@@ -27,6 +27,12 @@ def gone() -> bool:
     return not uploads()
 
 
+def remembered(site: Any) -> bool:
+    """Whether Gradio holds a film that some page showed."""
+    sessions = site.blocks.app.state_holder.session_data.values()
+    return any("data:image" in repr(session.config_values) for session in sessions)
+
+
 @pytest.fixture
 def named(films: list[Path], tmp_path: Path) -> Path:
     """A film whose name is a patient's."""
@@ -57,8 +63,10 @@ def test_who_leaves_the_page_leaves_no_film(site: Any, films: list[Path]) -> Non
     visitor = site.visit()
     visitor.drop(*films[:2])
     assert len(uploads()) == 2
+    assert remembered(site)
     visitor.page.close()
     assert gone()
+    assert not remembered(site), "nor in memory"
 
 
 def test_the_browser_keeps_nothing(site: Any, named: Path) -> None:
