@@ -107,9 +107,9 @@ def take(browser: Any, url: str, films: list[Path], out: Path) -> None:
 
 
 def tell_times(browser: Any, url: str, film: Path) -> None:
-    """How long a visitor waits, the model being warm: the best of five, each in a browser that has cached nothing."""
+    """How long a visitor waits, the model being warm: the best of three, each in a browser that has cached nothing."""
     waits = []
-    for _ in range(5):
+    for _ in range(3):
         page = browser.new_context().new_page()
         started = time.perf_counter()
         page.goto(url)

@@ -123,7 +123,9 @@ class Page:
         asked = [chosen.mode, chosen.finding, chosen.explain]
         shown = [*self.parts, self.strip, self.header, chosen.finding, chosen.shown]
         everything = [*shown, self.drop, self.batch, self.earlier, self.later, self.pair, self.tabs]
-        own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
+        # Gradio would drop a second press, or a second drop, while the first is under way.
+        own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple"}
+        own["concurrency_limit"] = 8
         judged = own | {"outputs": everything}
         self.drop.upload(self._dropped, [self.drop, *asked], **judged)
         self.offered.select(self._example, asked, **judged)
@@ -175,12 +177,13 @@ class Page:
     def _again(self, mode: str, finding: str | None, explain: str | None, request: gr.Request) -> Iterator[Update]:
         """All films at another operating point."""
         visit = self.visits.of(request.session_hash or "")
-        visit.ask_again()
+        visit.ask_again(mode)
         yield from self._judge(visit, mode, finding, explain)
 
     def _judge(self, visit: Visit, mode: str, finding: str | None, explain: str | None) -> Iterator[Update]:
+        visit.mode = mode
         yield {self.drop: None, **self._lists(visit), **self._screen(visit, mode, "", None)}
-        for at in judge_waiting(self.predictor, visit, Options(mode)):
+        for at in judge_waiting(self.predictor, visit):
             looked_at = self._screen(visit, mode, finding, explain) if at == visit.at else {}
             yield {**self._lists(visit), **looked_at}
         yield {**self._lists(visit), **self._screen(visit, mode, finding, explain), **self._pairs(visit)}

@@ -45,12 +45,23 @@ class Judged:
 
 @dataclass
 class Visit:
-    """The films of one visitor in the order they came; ``at`` is the one looked at, ``names`` the findings it has."""
+    """The films of one visitor.
+
+    Attributes:
+        films: in the order they came.
+        at: the one looked at.
+        uploads: what is to be deleted at the end.
+        names: findings of the model that answers.
+        mode: operating point that films are judged at.
+        turn: held while a film is judged.
+    """
 
     films: list[Judged] = field(default_factory=list)
     at: int = 0
     uploads: set[Path] = field(default_factory=set)
     names: list[str] = field(default_factory=list)
+    mode: str = "balanced"
+    turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def current(self) -> Judged | None:
@@ -72,15 +83,18 @@ class Visit:
         if paths:
             self.at = here[paths[0]]
 
-    def ask_again(self) -> None:
-        """Every film waits again."""
-        self.films = [replace(film, answer=None) for film in self.films]
+    def ask_again(self, mode: str) -> None:
+        """Every film waits again, for another operating point."""
+        with self.turn:
+            self.mode = mode
+            self.films = [replace(film, answer=None) for film in self.films]
 
     def end(self) -> None:
         """Forget every film and delete what was uploaded."""
-        for path in self.uploads:
-            path.unlink(missing_ok=True)
-        self.films, self.uploads, self.at = [], set(), 0
+        with self.turn:
+            for path in self.uploads:
+                path.unlink(missing_ok=True)
+            self.films, self.uploads, self.at = [], set(), 0
 
 
 class Visits:
@@ -130,20 +144,22 @@ def judge(predictor: Predictor, film: Judged, options: Options) -> Judged:
     return replace(film, answer=answer, picture=picture, seconds=seconds)
 
 
-def judge_waiting(predictor: Predictor, visit: Visit, options: Options) -> Iterator[int]:
+def judge_waiting(predictor: Predictor, visit: Visit) -> Iterator[int]:
     """Judge what waits, the film that is looked at first; yields each one's place as it is done.
 
-    A server that is away has no answer for any film: the others are told so without asking again.
+    Several may do so for one visit, as when a second drop comes while the first is judged: each film has one pass all
+    the same. A server that is away has no answer for any film: the others are told so without asking again.
     """
-    waiting = [at for at, film in enumerate(visit.films) if film.answer is None]
     away: CxrError | None = None
-    for at in sorted(waiting, key=lambda at: at != visit.at):
-        if at >= len(visit.films) or visit.films[at].answer is not None:
-            continue  # taken away, or judged by another press meanwhile
-        film = visit.films[at]
-        judged = replace(film, answer=away) if away else judge(predictor, film, options)
-        if isinstance(judged.answer, CxrError) and not isinstance(judged.answer, ImageError):
-            away = judged.answer if film.path.exists() else None
-        if at < len(visit.films) and visit.films[at].path == film.path:
+    while True:
+        with visit.turn:
+            waiting = [at for at, film in enumerate(visit.films) if film.answer is None]
+            if not waiting:
+                return
+            at = visit.at if visit.at in waiting else waiting[0]
+            film = visit.films[at]
+            judged = replace(film, answer=away) if away else judge(predictor, film, Options(visit.mode))
+            if isinstance(judged.answer, CxrError) and not isinstance(judged.answer, ImageError):
+                away = judged.answer if film.path.exists() else None
             visit.films[at] = judged
         yield at

@@ -51,12 +51,27 @@ def opened(paths: Sequence[Path], *, uploaded: bool = True) -> Visit:
 def test_one_pass_a_film_and_the_one_looked_at_first(paths: list[Path]) -> None:
     visit, predictor = opened(paths), FakePredictor()
     visit.at = 1
-    assert list(judge_waiting(predictor, visit, Options())) == [1, 0, 2]
+    assert list(judge_waiting(predictor, visit)) == [1, 0, 2]
     assert len(predictor.asked) == 3
     visit.add(paths[:1], ["one.png"], uploaded=True)
-    assert list(judge_waiting(predictor, visit, Options())) == []
+    assert list(judge_waiting(predictor, visit)) == []
     assert visit.at == 0
     assert len(visit.films) == 3
+
+
+def test_a_second_drop_and_another_mode_while_the_first_is_judged(paths: list[Path]) -> None:
+    visit, predictor = opened(paths[:2]), FakePredictor()
+    first = judge_waiting(predictor, visit)
+    assert next(first) == 0
+    visit.add(paths[2:], ["three.png"], uploaded=True)
+    assert list(judge_waiting(predictor, visit)) == [2, 1], "the second takes over what waits"
+    assert list(first) == []
+    assert len(predictor.asked) == 3
+    again = judge_waiting(predictor, visit)
+    visit.ask_again("sensitive")
+    list(again)
+    points = {film.answer.operating_point for film in visit.films if isinstance(film.answer, Prediction)}
+    assert points == {"sensitive"}, "no film stays at the point before"
 
 
 def test_a_server_that_is_away_is_asked_once_and_every_film_is_told(paths: list[Path]) -> None:
@@ -68,7 +83,7 @@ def test_a_server_that_is_away_is_asked_once_and_every_film_is_told(paths: list[
             raise ServeError("No server answers.", hint="Start it.")
 
     visit, predictor = opened(paths), Away()
-    list(judge_waiting(predictor, visit, Options()))
+    list(judge_waiting(predictor, visit))
     assert [str(film.answer) for film in visit.films] == ["No server answers. Start it."] * 3
     assert len(predictor.asked) == 1
 
@@ -76,7 +91,7 @@ def test_a_server_that_is_away_is_asked_once_and_every_film_is_told(paths: list[
 def test_a_film_that_was_deleted_is_said_to_be(paths: list[Path]) -> None:
     visit = opened(paths)
     paths[1].unlink()
-    list(judge_waiting(FakePredictor(), visit, Options()))
+    list(judge_waiting(FakePredictor(), visit))
     assert "deleted 10 minutes after they came" in str(visit.films[1].answer)
     assert isinstance(visit.films[2].answer, Prediction), "its neighbours have their answers"
 
