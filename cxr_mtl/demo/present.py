@@ -13,7 +13,7 @@ from cxr_mtl.demo.compare import curtain_html
 from cxr_mtl.demo.facts import NO_FACTS, facts_html
 from cxr_mtl.demo.film import film_html, stroke
 from cxr_mtl.demo.picture import Picture
-from cxr_mtl.demo.rows import Row, bar, number, rows
+from cxr_mtl.demo.rows import CALLS, FEW, Row, bar, number, rows
 from cxr_mtl.demo.tree import tree_html
 from cxr_mtl.errors import CxrError, ImageError
 from cxr_mtl.types import DISCLAIMER, Prediction
@@ -109,9 +109,16 @@ def title_html(who: str) -> str:
 
 def table_html(shown: Sequence[Row], focus: str | None = None) -> str:
     """All the picture says, in rows; a finding's name is a button that asks for its heat map."""
-    body = "".join(_row(row, row.name == focus) for row in shown)
-    names = ("Finding", "Probability", "Threshold", "Call", "Boxes")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    silent = [row.name for row in shown if row.call.probability is None]
+    own = shown if len(silent) <= FEW else [row for row in shown if row.call.probability is not None]
+    body = "".join(_row(row, row.name == focus) for row in own)
+    if len(own) < len(shown):
+        names = escape(", ".join(silent))
+        body += (
+            f'<tr class="untrained"><td colspan="5"><span class="call">{CALLS["not_trained"]}:</span> {names}</td></tr>'
+        )
+    columns = ("Finding", "Probability", "Threshold", "Call", "Boxes")
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     return (
         '<div class="cxr-findings"><h2>Findings</h2><div class="cxr-scroll"><table class="cxr-table">'
         "<caption>Press a finding to see it alone, with its heat map.</caption>"

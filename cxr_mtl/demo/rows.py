@@ -16,6 +16,8 @@ from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_label, box_styl
 from cxr_mtl.types import FindingCall, Prediction
 
 CALLS = {"positive": "flagged", "negative": "not flagged", "not_trained": "not trained"}
+FEW = 6
+"""Of findings that were never trained, at most so many have lines of their own; more share one, which names each."""
 NO_FLAG = "Nothing is flagged. That does not make the film normal."
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html import escape
 
-from cxr_mtl.demo.rows import CALLS, bar, number, rows
+from cxr_mtl.demo.rows import CALLS, FEW, bar, number, rows
 from cxr_mtl.types import Node, Prediction
 
 TREE_HELP = (
@@ -38,7 +38,13 @@ def tree_html(prediction: Prediction) -> str:
 
 def _branch(parent: str | None, children: _Children, flagged: set[str], called: dict[str, str]) -> str:
     items = []
-    for node in children.get(parent, ()):
+    here = children.get(parent, [])
+    silent = [node for node in here if _is_silent(node, children)]
+    if len(silent) <= FEW:
+        silent = []
+    for node in here:
+        if node in silent:
+            continue
         leads = _leads_to(node.name, children, flagged)
         label = _node(node, node.name in flagged, leads, called)
         if node.name in children:
@@ -46,7 +52,19 @@ def _branch(parent: str | None, children: _Children, flagged: set[str], called: 
             label = f"<details{' open' if leads else ''}><summary>{label}</summary>{below}</details>"
         kind = ' class="leads"' if leads or node.name in flagged else ""
         items.append(f"<li{kind}>{label}</li>")
+    if silent:
+        names = escape(", ".join(dict.fromkeys(name for node in silent for name in _names(node, children))))
+        items.append(f'<li><p class="untrained"><span class="call">{CALLS["not_trained"]}:</span> {names}</p></li>')
     return f"<ul>{''.join(items)}</ul>"
+
+
+def _is_silent(node: Node, children: _Children) -> bool:
+    """Whether neither it nor anything below it was trained."""
+    return node.probability is None and all(_is_silent(child, children) for child in children.get(node.name, ()))
+
+
+def _names(node: Node, children: _Children) -> list[str]:
+    return [node.name, *(name for child in children.get(node.name, ()) for name in _names(child, children))]
 
 
 def _leads_to(name: str, children: _Children, flagged: set[str]) -> bool:
