@@ -1,10 +1,10 @@
-# Five verbs. Each works as the first command in a fresh clone: it makes .venv and installs what it needs.
+# Six verbs. Each works as the first command in a fresh clone: it makes .venv and installs what it needs.
 # Needs Python 3.11 or newer, make and a C++ compiler (DeepSpeed builds a small operator when training first starts).
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint bench pictures clean
 
 quickstart: $(READY)
 	rm -rf quickstart
@@ -21,6 +21,10 @@ lint: $(READY)
 
 bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+# Of the demo, on drawn films, from what `make quickstart` left; needs Chromium.
+pictures: $(READY)
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf .venv quickstart runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -6,13 +6,18 @@ learned is "not trained" and has no number.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
+from cxr_mtl.errors import CxrError, ImageError
 from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_label, box_styles, format_number
 from cxr_mtl.types import FindingCall, Prediction
 
 CALLS = {"positive": "flagged", "negative": "not flagged", "not_trained": "not trained"}
+FEW = 6
+"""Of findings that were never trained, at most so many have lines of their own; more share one, which names each."""
 NO_FLAG = "Nothing is flagged. That does not make the film normal."
 
 
@@ -74,3 +79,21 @@ def _place(xyxy: XYXY, prediction: Prediction) -> str:
 
 def _third(at: float, low: str, mid: str, high: str) -> str:
     return low if at < 1 / 3 else mid if at < 2 / 3 else high
+
+
+def bar(probability: float, threshold: float | None = None) -> str:
+    """A probability as a length, its threshold as a tick; for the eye only, as the number stands beside it."""
+    tick = "" if threshold is None else f";--t:{threshold:.4f}"
+    return f'<span class="bar" style="--p:{probability:.4f}{tick}" aria-hidden="true"></span>'
+
+
+def number(value: float) -> str:
+    return f'<span class="number">{escape(format_number(value))}</span>'
+
+
+def error_body(error: CxrError) -> dict[str, Any]:
+    """A refusal as the contract has it; what is no fault of the film is named by its kind, such as ``serve_error``."""
+    if isinstance(error, ImageError):
+        return dict(error.to_dict())
+    code = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+    return {"error": {"code": code, "message": error.message, "hint": error.hint}}

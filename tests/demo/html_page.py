@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"img", "line", "rect", "br"}
+VOID = {"img", "input", "line", "rect", "br"}
 
 
 class Page(HTMLParser):

@@ -23,7 +23,9 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from cxr_mtl.demo import app, present
-from cxr_mtl.errors import ConfigError, ServeError
+from cxr_mtl.demo.page import look
+from cxr_mtl.demo.visit import Judged, judge
+from cxr_mtl.errors import ConfigError, ImageError, ServeError
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.remote import RemotePredictor
 from cxr_mtl.types import Options
@@ -59,6 +61,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, film: Path) -> Iterator[Served]:
     examples = tmp_path_factory.mktemp("examples")
+    (examples / "notes.txt").write_text("no film")
     shutil.copy(film, examples / "drawn effusion.png")
     page = Served(FakePredictor(), examples=examples)
     yield page
@@ -125,8 +128,10 @@ def test_no_film_is_no_error(served: Served) -> None:
     assert body is None
 
 
-def test_an_example_is_offered(served: Served) -> None:
-    assert "drawn effusion" in json.dumps(served.blocks.config)
+def test_an_example_is_offered_without_its_files_name(served: Served) -> None:
+    config = json.dumps(served.blocks.config)
+    assert "Example 1" in config
+    assert "drawn effusion" not in config
 
 
 def test_the_opacity_slider_starts_where_the_style_sheet_does(served: Served) -> None:
@@ -190,10 +195,12 @@ def test_demo_server_and_command_line_give_the_same_numbers(tiny_bundle: Path, f
 
 
 def test_an_unknown_finding_is_answered_with_what_is_known(tiny_bundle: Path, film: Path) -> None:
-    screen = app.analyse(LocalPredictor(tiny_bundle), str(film), "balanced", "Cardiomegali")
+    judged = judge(LocalPredictor(tiny_bundle), Judged(film, film.name), Options())
+    screen, asked = look(LocalPredictor(tiny_bundle), judged, "balanced", "Cardiomegali")
     assert "Cardiomegali" in screen.film
-    assert screen.body is not None
-    assert screen.body["error"]["code"] == "bad_request"
+    assert asked is not None
+    assert isinstance(asked.answer, ImageError)
+    assert asked.answer.code == "bad_request"
 
 
 def test_a_server_that_is_away_is_said_to_be_away(film: Path) -> None:
@@ -201,7 +208,7 @@ def test_a_server_that_is_away_is_said_to_be_away(film: Path) -> None:
         raise httpx.ConnectError("refused")
 
     remote = RemotePredictor("http://127.0.0.1:9", transport=httpx.MockTransport(refuse))
-    screen = app.analyse(remote, str(film), "balanced", None)
+    screen, _ = look(remote, judge(remote, Judged(film, film.name), Options()), "balanced")
     assert "No server answers at http://127.0.0.1:9." in screen.film
     assert "cxr-mtl serve" in screen.film
 
@@ -275,3 +282,24 @@ def _any_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_a_file_that_is_too_large_is_not_taken(served: Served) -> None:
+    files = {"files": ("huge.dcm", b"\0" * (64 * 1024**2 + 1))}
+    answer = httpx.post(f"{served.url}gradio_api/upload", files=files, trust_env=False, timeout=60)
+    assert answer.status_code == 413
+
+
+@pytest.mark.slow
+def test_the_pictures_are_taken_again_by_one_command(browser: Any, tiny_bundle: Path, tmp_path: Path) -> None:
+    from cxr_mtl.data.synthetic import write_study_set
+
+    write_study_set(tmp_path / "films", 40, 0, 128)
+    repo = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(repo / "docs" / "pictures.py"), "--bundle", str(tiny_bundle)]
+    command += ["--films", str(tmp_path / "films"), "--out", str(tmp_path / "pictures")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in (repo / "docs" / "pictures").iterdir()}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == kept

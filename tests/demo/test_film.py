@@ -17,9 +17,11 @@ from PIL import Image
 
 from cxr_mtl.demo import present
 from cxr_mtl.demo.film import film_html
+from cxr_mtl.demo.picture import make_picture
 from cxr_mtl.types import Options, ScoredBox
 
 FILM = make_film()
+PICTURE = make_picture(FILM)
 PREDICTION = make_prediction(FILM)
 
 
@@ -31,7 +33,7 @@ def picture(url: str | None) -> Image.Image:
 
 
 def test_boxes_stand_in_the_films_own_pixels() -> None:
-    page = Page(film_html(FILM, PREDICTION, None))
+    page = Page(film_html(PICTURE, PREDICTION, None))
     [(svg, _)] = page.all("svg")
     # Attribute names come in lower case from the parser; the browser mends SVG's.
     assert svg["viewbox"] == "0 0 300 200"
@@ -42,7 +44,7 @@ def test_boxes_stand_in_the_films_own_pixels() -> None:
 
 
 def test_the_film_is_shown_as_read() -> None:
-    [(film, _)] = Page(film_html(FILM, PREDICTION, None)).all("img", "film")
+    [(film, _)] = Page(film_html(PICTURE, PREDICTION, None)).all("img", "film")
     shown = picture(film["src"])
     assert shown.mode == "L"
     assert shown.width / shown.height == pytest.approx(1.5, abs=0.01)
@@ -53,33 +55,37 @@ def test_the_film_is_shown_as_read() -> None:
 
 
 def test_no_heat_map_unless_asked() -> None:
-    html = film_html(FILM, make_prediction(FILM, Options(heatmaps=("Effusion",))), None)
+    html = film_html(PICTURE, make_prediction(FILM, Options(heatmaps=("Effusion",))), None)
     assert not Page(html).all("img", "heat")
     assert "sensitive" not in html
 
 
 def test_one_heat_map_with_its_caption_and_the_others_dimmed() -> None:
     prediction = make_prediction(FILM, Options(heatmaps=("Effusion",)))
-    page = Page(present.answered(FILM, prediction, "Effusion", 0.1).film)
+    page = Page(present.answered(PICTURE, prediction, "Effusion", 0.1).film)
     [(heat, _)] = page.all("img", "heat")
     alpha = np.asarray(picture(heat["src"]))[..., 3]
     width = alpha.shape[1]
     assert alpha[:, : width // 4].min() > 100
     assert alpha[:, width // 2 :].max() == 0
     assert "where the score of Effusion is sensitive, not where disease is" in page.all("figcaption")[0][1]
-    assert [text for _, text in page.all("span", "tag dim")] == ["Mass 0.31"]
+    assert [text for _, text in page.all("button", "tag dim")] == ["Mass 0.31"]
+    assert {a["data-finding"]: a["aria-pressed"] for a, _ in page.all("button")} == {
+        "Effusion": "true",
+        "Mass": "false",
+    }
 
 
 def test_an_empty_heat_map_is_said_to_be_empty() -> None:
     heat = make_heatmap("Mass", np.zeros((10, 10)))
-    page = Page(film_html(FILM, replace(PREDICTION, heatmaps=(heat,)), heat, "Mass"))
+    page = Page(film_html(PICTURE, replace(PREDICTION, heatmaps=(heat,)), heat, "Mass"))
     assert "is empty" in page.all("figcaption")[0][1]
 
 
 def test_a_missing_heat_map_is_said_to_be_missing() -> None:
-    screen = present.answered(FILM, make_prediction(FILM, Options(heatmaps=("Hernia",))), "Hernia", 0.1)
+    screen = present.answered(PICTURE, make_prediction(FILM, Options(heatmaps=("Hernia",))), "Hernia", 0.1)
     assert "no heat map of Hernia" in Page(screen.film).all("figcaption")[0][1]
-    assert not Page(screen.film).all("span", "tag dim")
+    assert not Page(screen.film).all("button", "tag dim")
 
 
 _AT = re.compile(r"(left|right|top|bottom):(-?[\d.]+)%")
@@ -88,7 +94,7 @@ _AT = re.compile(r"(left|right|top|bottom):(-?[\d.]+)%")
 def tag_rects(html: str, width: float, height: float) -> list[tuple[float, float, float, float]]:
     """The labels' rectangles on a film shown ``width`` by ``height``, with the sizes the style sheet gives them."""
     rects = []
-    for attrs, text in Page(html).all("span", "tag"):
+    for attrs, text in Page(html).all("button", "tag"):
         at = {side: float(part) / 100 for side, part in _AT.findall(attrs["style"] or "")}
         w, h = len(text) * 7.0 + 12, 19.0
         x = at["left"] * width if "left" in at else width * (1 - at["right"]) - w
@@ -117,7 +123,7 @@ def test_labels_apart_on_a_phone_are_apart_on_a_desk(
     boxes = tuple(
         ScoredBox("Mass", 0.5, (x * w, y * h, min(1, x + dx) * w, min(1, y + dy) * h)) for x, y, dx, dy in corners
     )
-    html = film_html(make_film(w, h), replace(PREDICTION, boxes=boxes), None)
+    html = film_html(make_picture(make_film(w, h)), replace(PREDICTION, boxes=boxes), None)
     on_phone = tag_rects(html, 300, 300 * h / w)
     assert all(x1 >= -0.1 and x2 <= 300.1 and y1 >= -0.1 and y2 <= 300 * h / w + 0.1 for x1, y1, x2, y2 in on_phone)
     assert crossing(tag_rects(html, 900, 900 * h / w)) <= crossing(on_phone)
@@ -130,7 +136,7 @@ def test_labels_apart_on_a_phone_are_apart_on_a_desk(
 def test_a_lone_label_stays_at_its_box_on_any_screen(place: tuple[float, float, float, float]) -> None:
     x1, y1, x2, y2 = place[0], place[1], min(1, place[0] + place[2]), min(1, place[1] + place[3])
     boxes = (ScoredBox("Mass", 0.5, (x1 * 60, y1 * 60, x2 * 60, y2 * 60)),)
-    html = film_html(make_film(60, 60), replace(PREDICTION, boxes=boxes), None)
+    html = film_html(make_picture(make_film(60, 60)), replace(PREDICTION, boxes=boxes), None)
     for side in (300, 900):
         [label] = tag_rects(html, side, side)
         across = max(label[0] - x2 * side, x1 * side - label[2], 0)

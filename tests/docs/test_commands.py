@@ -156,7 +156,7 @@ def test_run_files_say_why() -> None:
 
 
 def test_python_of_the_pages_compiles_and_is_run() -> None:
-    """By test_predicting_docs, which has the pages' server and films, and by test_exports, which has the exported file."""
+    """By test_predicting_docs, which has the pages' server and films, and by test_exports, which has a file."""
     found = {page.name: blocks(page, "python") for page in PAGES}
     for page, texts in found.items():
         for text in texts:
