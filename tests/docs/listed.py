@@ -54,6 +54,8 @@ ANOTHER_TEST = {
     ("docs/serving.md", ""): "tests/serve/test_serving.py",
     ("docs/exports.md", ""): "tests/package/test_exports.py",
     ("docs/reports.md", ""): "tests/export/test_reports_docs.py",
+    ("docs/demo.md", "cxr-mtl demo --bundle"): "tests/test_line.py",
+    ("docs/demo.md", "cxr-mtl demo --url"): "tests/test_line.py",
     ("docs/own_data.md", "cxr-mtl demo"): "tests/test_line.py",
     # Layouts of sets that nobody may copy: those tests write small ones.
     ("docs/datasets.md", "cxr-mtl data import chexpert"): "tests/data/test_chexpert.py",
