@@ -19,12 +19,15 @@ def predict(
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and heat map.")] = None,
     operating_point: Annotated[str, typer.Option(help="balanced, f1, sensitive or specific.")] = "balanced",
     heatmap: Annotated[
-        list[str] | None, typer.Option(help="Finding to map, or `flagged` for each that is; may be repeated.")
+        list[str] | None, typer.Option(help="Findings to map, `flagged` for each that is; commas, or repeat it.")
     ] = None,
     explain: Annotated[
         str | None,
         typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
     ] = None,
+    heatmap_format: Annotated[str, typer.Option(help="Of heat maps in --json: png, or array for the numbers.")] = "png",
+    findings: Annotated[str | None, typer.Option(help="Only these, with commas between; all by default.")] = None,
+    boxes: Annotated[bool, typer.Option("--boxes/--no-boxes", help="Answer with boxes.")] = True,
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable findings; all by default.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Parquet file for the answers; a killed run goes on, ranks share the films.")
@@ -43,24 +46,33 @@ def predict(
 
     Many films: cxr-mtl predict runs/nih_convnext/best nih.parquet --out predictions.parquet
     """
-    if out and (as_json or overlay or heatmap or explain or top_k):
-        what = "A table of many films has no --json, --overlay, --heatmap, --explain or --top-k."
+    if out and (as_json or overlay or heatmap or explain or heatmap_format != "png" or top_k):
+        what = "A table of many films has no --json, --overlay, --heatmap, --explain, --heatmap-format or --top-k."
         raise ConfigError(what, hint=_EITHER)
     if split and not out:
         raise ConfigError("--split is of a manifest, and a manifest needs --out FILE.parquet.", hint=_EITHER)
     from cxr_mtl.predict.command import predict_files, predict_many
+    from cxr_mtl.predict.options import parse_options
 
+    options = parse_options(
+        {
+            "operating_point": operating_point,
+            "findings": findings,
+            "boxes": boxes,
+            "heatmaps": ",".join(heatmap or ()),
+            "explain": explain,
+            "heatmap_format": heatmap_format,
+            "top_k": top_k,
+        }
+    )
     if out is None:
         failed = predict_files(
             bundle,
             files,
+            options,
             tell=print,
             as_json=as_json,
             overlay=overlay,
-            operating_point=operating_point,
-            heatmaps=tuple(heatmap or ()),
-            explain=explain,
-            top_k=top_k,
             url=url,
             key_file=key_file,
             ca=ca,
@@ -70,9 +82,9 @@ def predict(
             bundle,
             files,
             out,
+            options,
             tell=print,
             split=split,
-            operating_point=operating_point,
             batch_size=batch_size,
             url=url,
             key_file=key_file,

@@ -176,6 +176,7 @@ def main(
     url: str | None = None,
     key_file: Path | None = None,
     *,
+    ca: Path | None = None,
     port: int | None = 7860,
     host: str = "127.0.0.1",
     examples: Path | None = None,
@@ -187,6 +188,7 @@ def main(
         bundle: folder to answer with, or
         url: address of a running server.
         key_file: of that server, as TorchServe wrote it; None for a server without authorisation.
+        ca: PEM file of that server's certificate, or of its authority's; None for the usual authorities.
         port: of the page; None for any free one.
         host: of the page.
         examples: folder of films to offer.
@@ -195,11 +197,11 @@ def main(
     Raises:
         ConfigError: both or neither of bundle and url; no such folder of examples.
         CheckpointError: the bundle cannot be loaded.
-        ServeError: the port is taken, or the key file is none.
+        ServeError: the port is taken, the key file is none, or ``ca`` holds no certificate.
     """
     if examples is not None and not examples.is_dir():
         raise ConfigError(f"There is no folder {examples}.", hint="Examples are films in one folder.")
-    predictor = _predictor(bundle, url, key_file)
+    predictor = _predictor(bundle, url, key_file, ca)
     with end_on_sigterm(), private_uploads():
         blocks = build(predictor, examples=examples, slow=url is None)
         try:
@@ -237,7 +239,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _predictor(bundle: Path | None, url: str | None, key_file: Path | None) -> Predictor:
+def _predictor(bundle: Path | None, url: str | None, key_file: Path | None, ca: Path | None) -> Predictor:
     # Imported here so that the page of a server loads no torch.
     if bundle is not None and url is None:
         from cxr_mtl.predict.predictor import LocalPredictor
@@ -246,7 +248,7 @@ def _predictor(bundle: Path | None, url: str | None, key_file: Path | None) -> P
     if url is not None and bundle is None:
         from cxr_mtl.predict.remote import RemotePredictor, read_key
 
-        return RemotePredictor(url, read_key(key_file) if key_file else None)
+        return RemotePredictor(url, read_key(key_file) if key_file else None, ca=ca)
     raise ConfigError("The demo answers with one bundle or one server.", hint="Give --bundle DIR or --url URL.")
 
 

@@ -16,7 +16,7 @@ from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.predict.shards import rank_of
-from cxr_mtl.types import DISCLAIMER, Options, Prediction
+from cxr_mtl.types import DEFAULT_OPTIONS, DISCLAIMER, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
 BATCH, AT_ONCE = 16, 8  # the second is what the proxy of configs/serve/container lets through
@@ -26,14 +26,11 @@ RETRIES = 10  # of one of many films: 24 to 48 s, in which a server's worker sta
 def predict_files(
     bundle: str,
     files: Sequence[Path],
+    options: Options = DEFAULT_OPTIONS,
     *,
     tell: Callable[[str], None],
     as_json: bool = False,
     overlay: Path | None = None,
-    operating_point: str = "balanced",
-    heatmaps: tuple[str, ...] = (),
-    explain: str | None = None,
-    top_k: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
     ca: Path | None = None,
@@ -43,13 +40,10 @@ def predict_files(
     Args:
         bundle: folder, or the model's name on the server.
         files: to judge, in this order; of a folder all.
+        options: what is wanted of each.
         tell: called with one text a file.
         as_json: the prediction contract instead of a table.
         overlay: folder for pictures: one a film, or with several heat maps one a map.
-        operating_point: by name.
-        heatmaps: findings to map; ``flagged`` for each that is.
-        explain: method of the maps; None for the model's usual one.
-        top_k: the most probable findings to tell of; None for all.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
         ca: certificate of that server, or of its authority.
@@ -58,7 +52,8 @@ def predict_files(
         ConfigError: heat maps are asked for and nothing shows them, an option is none of the model's, or a manifest is
             named.
     """
-    if (heatmaps or explain) and overlay is None and not as_json:
+    mapped = options.heatmaps or options.explain or options.heatmap_format != DEFAULT_OPTIONS.heatmap_format
+    if mapped and overlay is None and not as_json:
         raise ConfigError("A table of words shows no heat map.", hint="Add --overlay FOLDER for pictures, or --json.")
     if manifest := next((file for file in files if file.suffix == MANIFEST), None):
         raise ConfigError(f"{manifest} is a manifest.", hint="Say where its answers go: --out predictions.parquet.")
@@ -71,7 +66,6 @@ def predict_files(
         predict = RemotePredictor(url, read_key(key_file) if key_file else None, bundle, ca=ca).predict
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain, top_k=top_k)
     failed = 0
     pictures = picture_names(files)
     for start in range(0, len(files), TOGETHER):
@@ -93,10 +87,10 @@ def predict_many(
     bundle: str,
     named: Sequence[Path],
     out: Path,
+    options: Options = DEFAULT_OPTIONS,
     *,
     tell: Callable[[str], None],
     split: str | None = None,
-    operating_point: str = "balanced",
     batch_size: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
@@ -108,9 +102,9 @@ def predict_many(
         bundle: folder, or the model's name on the server.
         named: a manifest, or files and folders.
         out: the file; what was answered before it is finished lies beside it, and is gone on with.
+        options: what is wanted of each film.
         tell: called with what came out.
         split: of the manifest; None for all.
-        operating_point: by name.
         batch_size: films judged together; of a server, asked at once. None for ``BATCH`` or ``AT_ONCE``.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
@@ -121,7 +115,6 @@ def predict_many(
     """
     rank = rank_of(os.environ)
     films = find_films(named, split)
-    options = Options(operating_point=operating_point)
     if url is None:
         from cxr_mtl.predict.bundle_asker import BundleAsker
 

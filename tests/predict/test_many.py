@@ -144,7 +144,7 @@ def test_a_finished_file_is_not_made_again(tiny_bundle: Path, study: Path, tmp_p
     assert (failed, out.stat().st_mtime_ns) == (1, made)
     assert told.endswith("was finished before.")
     assert list(out.parent.iterdir()) == [out]
-    for other in ({"split": "train"}, {"split": "test", "operating_point": "f1"}):
+    for other in ({"split": "train"}, {"split": "test", "options": Options("f1")}):
         with pytest.raises(ConfigError, match="holds something else"):
             ask(tiny_bundle, study, out, **other)
     with pytest.raises(ConfigError, match="holds something else"):
