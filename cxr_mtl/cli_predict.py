@@ -34,7 +34,7 @@ def predict(
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: train, val or test; all else.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="With --out: films judged together (16), or with --url asked at once (8).")
+        int | None, typer.Option(min=1, help="With --out: films judged together (16), or with --url asked at once (6).")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file, or one with a proxy's key.")] = None,

@@ -19,8 +19,8 @@ from cxr_mtl.predict.shards import rank_of
 from cxr_mtl.types import DEFAULT_OPTIONS, DISCLAIMER, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
-BATCH, AT_ONCE = 16, 8  # the second is what the proxy of configs/serve/container lets through
-RETRIES = 10  # of one of many films: 24 to 48 s, in which a server's worker starts anew
+BATCH, AT_ONCE = 16, 6  # the proxy of configs/serve/container lets 8 through: who comes second finds a place
+RETRIES, PATIENCE = 10, 600.0  # of one of many films: 24 to 48 s for a server that is away, 10 minutes for a busy one
 
 
 def predict_files(
@@ -121,7 +121,9 @@ def predict_many(
         asker = BundleAsker(Path(bundle), options, rank)
         return answer_many(asker, films, out, options, rank=rank, batch=batch_size or BATCH, tell=tell)
     key = read_key(key_file) if key_file else None
-    with RemotePredictor(url, key, bundle, concurrency=batch_size or AT_ONCE, retries=RETRIES, ca=ca) as remote:
+    with RemotePredictor(
+        url, key, bundle, concurrency=batch_size or AT_ONCE, retries=RETRIES, patience=PATIENCE, ca=ca
+    ) as remote:
         # The server makes batches of its own.
         return answer_many(ServerAsker(remote, options), films, out, options, rank=rank, batch=1, tell=tell)
 
