@@ -27,7 +27,7 @@ BOX_FINDINGS = (
 Answer = dict[str, float]
 
 
-def find_films(folder: Path, scratch: Path, count: int) -> tuple[list[Path], str]:
+def pick_films(folder: Path, scratch: Path, count: int) -> tuple[list[Path], str]:
     """Grey PNGs of 1024 px and what they are: the real ones of ``folder``, or as many drawn ones."""
     real = [file for file in sorted(folder.glob("*.png")) if _is_grey(file)][:count]
     if real:

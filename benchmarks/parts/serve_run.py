@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts.serve_films import find_films, make_bundle, right_answers
+from parts.serve_films import make_bundle, pick_films, right_answers
 from parts.serve_measure import measure, measure_limit
 from parts.serve_peer import RIVALS, Setting
 from parts.serve_report import Found, report
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="cxr-serve-") as scratch:
         work = Path(scratch)
         (work / "films").mkdir()
-        films, of = find_films(arguments.films / "native_1024", work / "films", 4 if arguments.quick else 20)
+        films, of = pick_films(arguments.films / "native_1024", work / "films", 4 if arguments.quick else 20)
         random = ("test_convnext", 64) if arguments.quick else ("convnext_tiny", 224)
         bundle = arguments.bundle or make_bundle(work / "bundle", *random)
         servers, missing = make_servers(arguments, bundle, work, films[0], known)

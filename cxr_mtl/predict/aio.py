@@ -13,7 +13,7 @@ import httpx
 
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.client import Client
-from cxr_mtl.predict.wire import Pause, Turn, json_object, name_of, read_film
+from cxr_mtl.predict.wire import Pause, Turn, film_bytes, json_object, name_of
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
 
@@ -53,7 +53,7 @@ class AsyncRemotePredictor(Client):
 
     async def predict_one(self, source: Path | bytes, options: Options = DEFAULT_OPTIONS) -> Prediction | ImageError:
         """One film's answer; raises as ``predict``."""
-        film = await asyncio.to_thread(read_film, source)
+        film = await asyncio.to_thread(film_bytes, source)
         if isinstance(film, ImageError):
             return film
         turn = Turn(self._server, film, options, name_of(source))

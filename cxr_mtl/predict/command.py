@@ -10,7 +10,7 @@ from pathlib import Path
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.askers import ServerAsker
-from cxr_mtl.predict.films import MANIFEST, files_of, find_films
+from cxr_mtl.predict.films import MANIFEST, files_of, list_named
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
@@ -114,7 +114,7 @@ def predict_many(
         How many films have no answer, from the rank that joined all answers; 0 from the others.
     """
     rank = rank_of(os.environ)
-    films = find_films(named, split)
+    films = list_named(named, split)
     if url is None:
         from cxr_mtl.predict.bundle_asker import BundleAsker
 

@@ -16,7 +16,7 @@ from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.ahead import in_order
 from cxr_mtl.predict.client import Client
 from cxr_mtl.predict.places import Places
-from cxr_mtl.predict.wire import Pause, Turn, json_object, name_of, read_film, turned_away
+from cxr_mtl.predict.wire import Pause, Turn, film_bytes, json_object, name_of, turned_away
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
 _NAME_FILE = "`cxr-mtl serve --status` says where key_file.json is; a proxy's key stands in a file alone."
@@ -79,7 +79,7 @@ class RemotePredictor(Client):
 
     def predict_one(self, source: Path | bytes, options: Options = DEFAULT_OPTIONS) -> Prediction | ImageError:
         """One film's answer; raises as ``predict``."""
-        film = read_film(source)
+        film = film_bytes(source)
         if isinstance(film, ImageError):
             return film
         turn = Turn(self._server, film, options, name_of(source))

@@ -24,7 +24,7 @@ from cxr_mtl.predict.options import check_time, is_slow
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, Options, Prediction
 
-__all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "parse_request"]
+__all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "out_of_memory", "parse_request"]
 
 TOGETHER = 4
 """Films in one pass, where a batch has fewer requests: a request of many takes no more memory than many of one."""
@@ -201,7 +201,7 @@ def _fault(error: Exception, request_id: str) -> ImageError:
     where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
     kind = type(error).__name__
     _logger.error("A request failed: %s at %s (id=%s)", kind, where, request_id)
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return no_memory()
     hint = "The server's log names the place. Try the film with `cxr-mtl predict --debug`."
     return ImageError(f"The server could not answer ({kind}).", code="internal", status=500, hint=hint)
@@ -216,7 +216,7 @@ _LATE = ImageError(
 _NO_MEMORY = ("can't allocate", "bad_alloc", "could not create a primitive")  # the last is oneDNN's
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether memory was short: Python's, torch's on a GPU, or, in words only, torch's or OpenVINO's on a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True

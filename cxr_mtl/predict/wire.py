@@ -241,7 +241,7 @@ def name_of(source: Path | bytes) -> str:
     return printable(source.name) if isinstance(source, Path) else NAMELESS
 
 
-def read_film(source: Path | bytes) -> bytes | ImageError:
+def film_bytes(source: Path | bytes) -> bytes | ImageError:
     """The file's bytes, or the refusal that the local predictor gives."""
     if isinstance(source, bytes):
         return source

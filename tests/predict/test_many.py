@@ -30,7 +30,7 @@ from cxr_mtl.ontology import load_ontology
 from cxr_mtl.predict import RemotePredictor, bundle_asker, parts
 from cxr_mtl.predict.askers import Results, ServerAsker
 from cxr_mtl.predict.command import predict_many
-from cxr_mtl.predict.films import Films, find_films
+from cxr_mtl.predict.films import FilmList, list_named
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.shards import Rank
@@ -168,6 +168,38 @@ def test_a_film_without_memory_costs_only_itself(
     assert pq.read_table(tmp_path / "p.parquet")["error_message"][2].as_py() == "There is no memory left for 35.png."
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_batch_without_memory_is_judged_film_by_film(
+    tiny_bundle: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    look, batches = LocalPredictor.look, list[int]()
+
+    def scarce(self: LocalPredictor, films: Any, operating_point: str | None = None) -> Any:
+        batches.append(len(films))
+        if len(films) > 1 or films[0].box.height == 50 + 35:
+            raise error
+        return look(self, films, operating_point)
+
+    monkeypatch.setattr(LocalPredictor, "look", scarce)
+    failed, (told,) = ask(tiny_bundle, study, tmp_path / "p.parquet", split="test")
+    assert (failed, batches) == (2, [3, 1, 1, 1])
+    assert "missing 1, out_of_memory 1" in told
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert [row["error_code"] for row in rows] == [None, "missing", "out_of_memory", None]
+    assert rows[0]["probability:Mass"] is not None
+
+
+def test_a_fault_that_is_not_of_the_memory_ends_the_run(
+    tiny_bundle: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(LocalPredictor, "look", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        ask(tiny_bundle, study, tmp_path / "p.parquet", split="test")
+
+
 def test_files_and_folders(tiny_bundle: Path, study: Path, tmp_path: Path) -> None:
     (tmp_path / "films" / "deep").mkdir(parents=True)
     for name in ("b.png", "a.png", "deep/c", ".hidden"):
@@ -251,9 +283,9 @@ class Counting:
         return list(prepared)
 
 
-def numbered(count: int) -> Films:
+def numbered(count: int) -> FilmList:
     who = pa.table([[str(n) for n in range(count)]] * len(WHO), names=list(WHO))
-    return Films(who, Path(), "of numbers", "numbers", None)
+    return FilmList(who, Path(), "of numbers", "numbers", None)
 
 
 def answer(asker: Any, count: int, out: Path, batch: int, rank: Rank = Rank(), told: list[str] | None = None) -> int:  # noqa: B008
@@ -385,7 +417,7 @@ def test_nothing_but_refusals_first(tmp_path: Path) -> None:
 def of_server(transport: Callable[[httpx.Request], httpx.Response], study: Path, out: Path) -> tuple[int, list[str]]:
     told: list[str] = []
     with RemotePredictor(URL, retries=0, concurrency=3, transport=httpx.MockTransport(transport)) as remote:
-        films = find_films([study])
+        films = list_named([study])
         asker = ServerAsker(remote, Options())
         return answer_many(asker, films, out, Options(), rank=Rank(), batch=1, tell=told.append), told
 
