@@ -60,6 +60,9 @@ class BundleAsker:
         nothing = np.broadcast_to(np.float32(0), seen.film.pixels.shape)
         return replace(seen, film=replace(seen.film, pixels=nothing))
 
+    def give_up(self) -> None:
+        """A film is soon prepared."""
+
     def judge(self, prepared: Sequence[Admitted | ImageError]) -> Results:
         """As ``LocalPredictor.predict`` of the same films; one that finds no memory costs the others nothing."""
         try:

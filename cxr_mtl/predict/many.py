@@ -79,7 +79,11 @@ def _answer(
     """Ask for blocks of films, and put each on disk."""
     rows = (row for block in todo for row in parts.blocks.rows(block))
     prepared = in_order(
-        lambda row: asker.prepare(films.path(row)), rows, threads=asker.threads, ahead=asker.threads + 2 * batch
+        lambda row: asker.prepare(films.path(row)),
+        rows,
+        threads=asker.threads,
+        ahead=asker.threads + 2 * batch,
+        give_up=asker.give_up,
     )
     try:
         for block in todo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -71,14 +71,17 @@ class RemotePredictor(Client):
         self, sources: Iterable[Path | bytes], options: Options = DEFAULT_OPTIONS
     ) -> Iterator[Prediction | ImageError]:
         """The same one by one, for more films than fit into memory: of either side only a few are held."""
+        over = threading.Event()
 
         def ask(source: Path | bytes) -> Prediction | ImageError:
-            return self.predict_one(source, options)
+            return self.predict_one(source, options, over)
 
-        return in_order(ask, sources, threads=self.concurrency, ahead=2 * self.concurrency)
+        return in_order(ask, sources, threads=self.concurrency, ahead=2 * self.concurrency, give_up=over.set)
 
-    def predict_one(self, source: Path | bytes, options: Options = DEFAULT_OPTIONS) -> Prediction | ImageError:
-        """One film's answer; raises as ``predict``."""
+    def predict_one(
+        self, source: Path | bytes, options: Options = DEFAULT_OPTIONS, over: threading.Event | None = None
+    ) -> Prediction | ImageError:
+        """One film's answer; raises as ``predict``. Once ``over`` is set, nothing is asked again."""
         film = film_bytes(source)
         if isinstance(film, ImageError):
             return film
@@ -95,7 +98,8 @@ class RemotePredictor(Client):
             heard = turn.hear(said)
             if not isinstance(heard, Pause):
                 return heard
-            time.sleep(heard.seconds)
+            if (over or threading.Event()).wait(heard.seconds):
+                raise ServeError("Nobody waits for this film any more.")
 
     def healthy(self) -> bool:
         """Whether the server is there and has a worker for each model; never raises for a server that is not."""

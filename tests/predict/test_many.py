@@ -6,6 +6,9 @@ import errno
 import json
 import math
 import os
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -282,6 +285,9 @@ class Counting:
         self.asked.update(str(p.image["width"]) for p in prepared if isinstance(p, Prediction))
         return list(prepared)
 
+    def give_up(self) -> None:
+        """Nothing takes long."""
+
 
 def numbered(count: int) -> FilmList:
     who = pa.table([[str(n) for n in range(count)]] * len(WHO), names=list(WHO))
@@ -414,9 +420,12 @@ def test_nothing_but_refusals_first(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "none.parquet")["error_code"].to_pylist() == ["blank"] * 40
 
 
-def of_server(transport: Callable[[httpx.Request], httpx.Response], study: Path, out: Path) -> tuple[int, list[str]]:
+def of_server(
+    transport: Callable[[httpx.Request], httpx.Response], study: Path, out: Path, **settings: Any
+) -> tuple[int, list[str]]:
     told: list[str] = []
-    with RemotePredictor(URL, retries=0, concurrency=3, transport=httpx.MockTransport(transport)) as remote:
+    settings = {"retries": 0, "concurrency": 3} | settings
+    with RemotePredictor(URL, transport=httpx.MockTransport(transport), **settings) as remote:
         films = list_named([study])
         asker = ServerAsker(remote, Options())
         return answer_many(asker, films, out, Options(), rank=Rank(), batch=1, tell=told.append), told
@@ -448,6 +457,22 @@ def test_a_server_is_asked_alike_and_goes_on_after_it_was_gone(study: Path, tmp_
     widths = pq.read_table(tmp_path / "p.parquet")["width"].to_pylist()
     sizes = [None if n in (5, 34) else (study.parent / f"{n}.png").stat().st_size for n in range(37)]
     assert widths == sizes
+
+
+def test_an_interrupt_does_not_wait_for_a_busy_server(study: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends the run at once, though films would be asked about for minutes."""
+    asked: list[None] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(None)
+        if len(asked) == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return httpx.Response(503, headers={"Retry-After": "20"})
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        of_server(serve, study, tmp_path / "p.parquet", patience=600.0)
+    assert time.monotonic() - begun < 15
 
 
 def test_a_model_that_is_exchanged_meanwhile_is_not_mixed_in(study: Path, tmp_path: Path) -> None:
