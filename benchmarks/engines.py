@@ -39,7 +39,7 @@ from cxr_mtl.config import ModelConfig
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.package.engine import convert_encoder
-from cxr_mtl.package.prove import Films, in_words, prove
+from cxr_mtl.package.prove import ProofFilms, in_words, prove
 from cxr_mtl.predict.compiled import BFLOAT16, FLOAT32, GRAPH, About, CompiledEncoder, can_bfloat16
 
 SIDE, FINDINGS, BOXED, FILMS = 224, 20, 8, 4
@@ -263,7 +263,7 @@ def proofs(folder: Path, manifest: Path, splits: list[str]) -> list[dict[str, An
             margins = None
             for split in splits:  # the first fits the margins for all
                 About(bundle.sha256, precision).write(Path(temp))
-                proof = prove(bundle, Path(temp), Films(films, split), len(films), margins)
+                proof = prove(bundle, Path(temp), ProofFilms(films, split), len(films), margins)
                 margins = proof.margins if margins is None else margins
                 verdict = "; ".join(proof.failures) or "may be served"
                 print(f"{bundle.name} {precision}: {in_words(proof.numbers)}: {verdict}")

@@ -19,12 +19,15 @@ def predict(
     overlay: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and heat map.")] = None,
     operating_point: Annotated[str, typer.Option(help="balanced, f1, sensitive or specific.")] = "balanced",
     heatmap: Annotated[
-        list[str] | None, typer.Option(help="Finding to map, or `flagged` for each that is; may be repeated.")
+        list[str] | None, typer.Option(help="Findings to map, `flagged` for each that is; commas, or repeat it.")
     ] = None,
     explain: Annotated[
         str | None,
         typer.Option(help="How to map: grad_cam, attention, integrated_gradients or occlusion (without --url)."),
     ] = None,
+    heatmap_format: Annotated[str, typer.Option(help="Of heat maps in --json: png, or array for the numbers.")] = "png",
+    findings: Annotated[str | None, typer.Option(help="Only these, with commas between; all by default.")] = None,
+    boxes: Annotated[bool, typer.Option("--boxes/--no-boxes", help="Answer with boxes.")] = True,
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable findings; all by default.")] = None,
     format: Annotated[
         list[str] | None, typer.Option(help="Reports to write: sr, seg, gsps, fhir, json; with commas, or repeated.")
@@ -36,7 +39,7 @@ def predict(
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: train, val or test; all else.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="With --out: films judged together (16), or with --url asked at once (8).")
+        int | None, typer.Option(min=1, help="With --out: films judged together (16), or with --url asked at once (6).")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file, or one with a proxy's key.")] = None,
@@ -50,9 +53,9 @@ def predict(
 
     Many films: cxr-mtl predict runs/nih_convnext/best nih.parquet --out predictions.parquet
     """
-    if out and (as_json or overlay or heatmap or explain or top_k or format):
-        what = "A table of many films has no --json, --overlay, --heatmap, --explain, --top-k or --format."
-        raise ConfigError(what, hint=_EITHER)
+    if out and (as_json or overlay or heatmap or explain or heatmap_format != "png" or top_k or format):
+        lacks = "--json, --overlay, --heatmap, --explain, --heatmap-format, --top-k or --format"
+        raise ConfigError(f"A table of many films has no {lacks}.", hint=_EITHER)
     if split and not out:
         raise ConfigError("--split is of a manifest, and a manifest needs --out FILE.parquet.", hint=_EITHER)
     if bool(format) != (reports is not None) or (with_patient and not format):
@@ -61,18 +64,27 @@ def predict(
         )
     from cxr_mtl.export import Reports
     from cxr_mtl.predict.command import predict_files, predict_many
+    from cxr_mtl.predict.options import parse_options
 
+    options = parse_options(
+        {
+            "operating_point": operating_point,
+            "findings": findings,
+            "boxes": boxes,
+            "heatmaps": ",".join(heatmap or ()),
+            "explain": explain,
+            "heatmap_format": heatmap_format,
+            "top_k": top_k,
+        }
+    )
     if out is None:
         failed = predict_files(
             bundle,
             files,
+            options,
             tell=print,
             as_json=as_json,
             overlay=overlay,
-            operating_point=operating_point,
-            heatmaps=tuple(heatmap or ()),
-            explain=explain,
-            top_k=top_k,
             url=url,
             key_file=key_file,
             ca=ca,
@@ -83,9 +95,9 @@ def predict(
             bundle,
             files,
             out,
+            options,
             tell=print,
             split=split,
-            operating_point=operating_point,
             batch_size=batch_size,
             url=url,
             key_file=key_file,

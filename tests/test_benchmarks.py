@@ -197,6 +197,11 @@ def test_an_answer_of_a_server_is_right_or_not(serve: Any) -> None:
     assert films.apart(films.read_answer({"Mass": 0.25}), right, 1) == 0
     for wrong in ({"Mass": 0.25}, {"Mass": 0.25, "Mess": 0.75}, {"error": "no"}, [], None, "text"):
         assert films.apart(films.read_answer(wrong), right, 2) == float("inf")
+        assert films.read_calls(wrong) == {}
+    assert films.read_calls(near) == {"Mass": "negative", "Edema": "positive"}
+    report, window = serve("report"), serve("measure").Window(1, 1, 1, 1, 1, 1, 1, 1, 10, (), 1e-4)
+    assert report._judgement([window], 1e-3) == "10 right (within 1e-04)"
+    assert report._judgement([window, replace(window, changed=1)], 1e-3).startswith("WRONG, 0 of 20 refused, 1 with")
 
 
 def test_goals_of_serving_are_judged_against_the_best(serve: Any) -> None:
@@ -234,7 +239,7 @@ def test_callers_see_refusals_and_wrong_answers(serve: Any, tmp_path: Path) -> N
 
         def do_POST(self) -> None:
             good = self.rfile.read(int(self.headers["Content-Length"])) == b"good"
-            body = b'{"findings": {"Mass": 0.5}}'
+            body = b'{"findings": [{"name": "Mass", "probability": 0.5, "call": "positive"}]}'
             self.send_response(200 if good else 503)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -251,9 +256,10 @@ def test_callers_see_refusals_and_wrong_answers(serve: Any, tmp_path: Path) -> N
         running = servers.Running(f"http://127.0.0.1:{server.server_port}/x", psutil.Process())
         films, right = [tmp_path / "good", tmp_path / "bad"], [{"Mass": 0.25}, {"Mass": 0.5}]
         kind = servers.Server("a liar", "", lambda: None, "ours")
-        window = measure.measure(kind, running, films, right, 2, 0.2, 0.5)
+        calls = [{"Mass": "negative"}, {"Mass": "positive"}]
+        window = measure.measure(kind, running, films, right, 2, 0.2, 0.5, calls)
         server.shutdown()
-    assert window.wrong == 0.25
+    assert (window.wrong, window.changed) == (0.25, 1)
     assert len(window.refused) > 0
     assert window.refused[0].startswith("503")
     assert 0 < window.p50 <= window.p95 <= window.p99 < 500
@@ -276,6 +282,7 @@ def test_serve_runs_and_every_answer_is_right(tiny_bundle: Path, tmp_path: Path)
             assert rows[f"{server}, {callers}", "requests/s"] > 0
             assert rows[f"{server}, {callers}", "not answered with 200"] == 0
             assert rows[f"{server}, {callers}", "largest difference of a probability"] < 1e-3
+            assert rows[f"{server}, {callers}", "answers with another call"] == 0
             assert rows[f"{server}, {callers}", "CPU time a request"] > 0
     assert "WRONG" not in done.stdout
     assert ("LitServe, w1 t2 b4" in done.stdout) != ("LitServe (not installed" in done.stdout)

@@ -141,19 +141,21 @@ def test_predict_draws_a_picture_of_each_heat_map(tiny_bundle: Path, tmp_path: P
 def test_predict_refuses_an_unknown_method(tiny_bundle: Path, tmp_path: Path) -> None:
     from cxr_mtl.errors import ConfigError
     from cxr_mtl.predict.command import predict_files
+    from cxr_mtl.types import Options
 
     Image.fromarray(np.zeros((80, 90), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="explain 'lime': no such method of heat maps"):
-        predict_files(str(tiny_bundle), [tmp_path / "a.png"], tell=str, explain="lime", as_json=True)
+        predict_files(str(tiny_bundle), [tmp_path / "a.png"], Options(explain="lime"), tell=str, as_json=True)
 
 
-@pytest.mark.parametrize("asked", [{"explain": "grad_cam"}, {"heatmaps": ("Mass",)}])
+@pytest.mark.parametrize("asked", [{"explain": "grad_cam"}, {"heatmaps": ("Mass",)}, {"heatmap_format": "array"}])
 def test_predict_makes_no_heat_maps_that_nothing_shows(asked: dict[str, Any], tmp_path: Path) -> None:
     from cxr_mtl.errors import ConfigError
     from cxr_mtl.predict.command import predict_files
+    from cxr_mtl.types import Options
 
     with pytest.raises(ConfigError, match="--overlay FOLDER"):
-        predict_files("no_bundle", [tmp_path / "a.png"], tell=str, **asked)
+        predict_files("no_bundle", [tmp_path / "a.png"], Options(**asked), tell=str)
 
 
 @pytest.mark.slow

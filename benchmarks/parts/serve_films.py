@@ -24,10 +24,10 @@ SIDE = 1024
 BOX_FINDINGS = (
     "Atelectasis", "Infiltration", "Pneumonia", "Nodule", "Mass", "Effusion", "Pneumothorax", "Cardiomegaly",
 )  # fmt: skip
-Answer = dict[str, float]
+Answer, Calls = dict[str, float], dict[str, str]
 
 
-def find_films(folder: Path, scratch: Path, count: int) -> tuple[list[Path], str]:
+def pick_films(folder: Path, scratch: Path, count: int) -> tuple[list[Path], str]:
     """Grey PNGs of 1024 px and what they are: the real ones of ``folder``, or as many drawn ones."""
     real = [file for file in sorted(folder.glob("*.png")) if _is_grey(file)][:count]
     if real:
@@ -48,22 +48,25 @@ def make_bundle(folder: Path, encoder: str, side: int) -> Path:
     return make_untrained_bundle(folder, config, BOX_FINDINGS, box_min_score=0.5)
 
 
-def right_answers(bundle: Path, films: Sequence[Path]) -> dict[str, list[Answer]]:
-    """Of every film, by fp32 eager in this process: of ours, of the rivals and of the stock handler.
+def right_answers(bundle: Path, films: Sequence[Path]) -> tuple[dict[str, list[Answer]], list[Calls]]:
+    """Of every film, by fp32 eager in this process: of ours, of the rivals and of the stock handler; and ours' calls.
 
-    Three, because each prepares a film in its own way and only ours is calibrated.
+    Three, because each prepares a film in its own way and only ours is calibrated and calls.
     """
     local, peer = LocalPredictor(bundle, device="cpu"), Peer(str(bundle), torch.get_num_threads())
     contents = [film.read_bytes() for film in films]
     ours = [_ours(local.predict([content])[0]) for content in contents]
+    calls = [read_calls(answer) for answer in ours]
     rivals = [peer.judge([peer.prepare(content)])[0]["findings"] for content in contents]
-    return {"ours": ours, "rivals": rivals, "stock": _stock(bundle, films)}
+    right = {"ours": [read_answer(answer) for answer in ours], "rivals": rivals, "stock": _stock(bundle, films)}
+    return right, calls
 
 
-def _ours(answer: Any) -> Answer:
+def _ours(answer: Any) -> dict[str, Any]:
     if isinstance(answer, ImageError):
         raise SystemExit(f"serve: the bundle refuses a film of the benchmark: {answer}")
-    return {f.name: f.probability for f in answer.findings if f.probability is not None}
+    body: dict[str, Any] = answer.to_dict()
+    return body
 
 
 @torch.inference_mode()
@@ -88,6 +91,12 @@ def read_answer(body: Any) -> Answer:
     if isinstance(found, list):
         return {f["name"]: f["probability"] for f in found if f.get("probability") is not None}
     return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
+def read_calls(body: Any) -> Calls:
+    """What an answer of ours calls each finding, at the operating point; of anything else, nothing."""
+    found = body.get("findings") if isinstance(body, dict) else None
+    return {f["name"]: f["call"] for f in found if "call" in f} if isinstance(found, list) else {}
 
 
 def apart(answer: Answer, right: Answer, fewest: int) -> float:

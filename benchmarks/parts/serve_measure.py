@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from parts.serve_films import Answer, apart, read_answer
+from parts.serve_films import Answer, Calls, apart, read_answer, read_calls
 from parts.serve_servers import PARTS, REPO, Running, Server
 
 MIB = 1 << 20
@@ -26,7 +26,7 @@ class Window:
     """What was measured of a server while a number of callers asked it; times in ms, memory in MiB.
 
     ``wrong`` is the largest difference from a right probability; infinite where an answer is none, or no request was
-    answered.
+    answered. ``changed`` counts different answers of ours that call a finding otherwise than float32 eager does.
     """
 
     rate: float
@@ -40,6 +40,7 @@ class Window:
     answered: int
     refused: tuple[str, ...]
     wrong: float
+    changed: int = 0
 
 
 def measure(
@@ -50,8 +51,9 @@ def measure(
     callers: int,
     ramp: float,
     seconds: float,
+    calls: Sequence[Calls] = (),
 ) -> Window:
-    """A window of ``seconds``, after ``ramp`` seconds of the same load."""
+    """A window of ``seconds``, after ``ramp`` seconds of the same load; ``calls`` are the right ones of who calls."""
     job = {"url": running.url, "headers": running.headers, "form": running.form, "films": [str(film) for film in films]}
     job |= {"callers": callers, "ramp": ramp, "seconds": seconds}
     command = [sys.executable, str(PARTS / "serve_client.py")]
@@ -70,7 +72,8 @@ def measure(
     waits, answered = 1000 * np.array(seen["waits"]), len(seen["waits"])
     p50, p95, p99 = np.percentile(waits, (50, 95, 99)).tolist() if answered else [float("inf")] * 3
     fewest = server.fewest or len(right[0])
-    differences = [apart(read_answer(_json(body)), right[film], fewest) for film, body in seen["answers"]]
+    bodies = [(film, _json(body)) for film, body in seen["answers"]]
+    differences = [apart(read_answer(body), right[film], fewest) for film, body in bodies]
     return Window(
         rate=answered / seen["seconds"],
         p50=p50,
@@ -83,6 +86,7 @@ def measure(
         answered=answered,
         refused=tuple(seen["refused"]),
         wrong=max(differences, default=float("inf")),
+        changed=sum(read_calls(body) != calls[film] for film, body in bodies) if calls else 0,
     )
 
 

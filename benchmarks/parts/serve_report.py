@@ -26,6 +26,7 @@ METRICS = {
     "memory of all its processes": ("MiB", "whole"),
     "CPU time of the caller a request": ("ms", "caller_cpu"),
     "largest difference of a probability": ("1", "wrong"),
+    "answers with another call": ("answers", "changed"),
 }
 Key = tuple[str, str, int]  # a server, its setting, callers
 How = tuple[str, str, str]  # an engine, one of LIMITS, processes with threads and batch
@@ -157,13 +158,15 @@ def _table(found: Found, callers: int) -> None:
 
 
 def _judgement(windows: list[Window], tolerance: float) -> str:
-    """Whether all requests were answered with 200 and right."""
+    """Whether all requests were answered with 200 and right: probabilities within a bound and, of ours, same calls."""
     worst, refused = max(one.wrong for one in windows), sum(len(one.refused) for one in windows)
     asked = sum(one.answered for one in windows) + refused
     if not asked:
         return "NO ANSWER in the window"
-    said = f"{asked} right" if not refused and worst <= tolerance else f"WRONG, {refused} of {asked} refused"
-    return f"{said} (within {worst:.0e})"
+    changed = sum(one.changed for one in windows)
+    if refused or changed or worst > tolerance:
+        return f"WRONG, {refused} of {asked} refused, {changed} with another call (within {worst:.0e})"
+    return f"{asked} right (within {worst:.0e})"
 
 
 def _rate(window: Window) -> float:

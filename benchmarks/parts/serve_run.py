@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts.serve_films import find_films, make_bundle, right_answers
+from parts.serve_films import Calls, make_bundle, pick_films, right_answers
 from parts.serve_measure import measure, measure_limit
 from parts.serve_peer import RIVALS, Setting
 from parts.serve_report import Found, report
@@ -51,11 +51,11 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="cxr-serve-") as scratch:
         work = Path(scratch)
         (work / "films").mkdir()
-        films, of = find_films(arguments.films / "native_1024", work / "films", 4 if arguments.quick else 20)
+        films, of = pick_films(arguments.films / "native_1024", work / "films", 4 if arguments.quick else 20)
         random = ("test_convnext", 64) if arguments.quick else ("convnext_tiny", 224)
         bundle = arguments.bundle or make_bundle(work / "bundle", *random)
         servers, missing = make_servers(arguments, bundle, work, films[0], known)
-        right = right_answers(bundle, films)
+        right, calls = right_answers(bundle, films)
         found = Found(what=f"{of}, {arguments.bundle or f'{random[0]} at {random[1]} px of random weights'}")
         for number in range(arguments.rounds):
             for engine in ours_with(arguments) or ["eager"]:
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
                 folder = unpacked(work, engine) or bundle
                 found.add_limit(engine, number, measure_limit(folder, films, BATCHES, seconds))
             for server in servers if number % 2 == 0 else servers[::-1]:
-                one_turn(server, films, right, number, arguments.quick, found)
+                one_turn(server, films, right, calls, number, arguments.quick, found)
             print(f"round {number + 1} of {arguments.rounds} is done", file=sys.stderr, flush=True)
             rows, ratios = found.rows(), found.ratios()
             if arguments.json:
@@ -116,11 +116,20 @@ def unpacked(work: Path, engine: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def one_turn(server: Server, films: list[Path], right: dict[str, Any], number: int, quick: bool, found: Found) -> None:
+def one_turn(
+    server: Server,
+    films: list[Path],
+    right: dict[str, Any],
+    calls: list[Calls],
+    number: int,
+    quick: bool,
+    found: Found,
+) -> None:
     """One server from start to end. Who does not start is named, and costs the others nothing."""
     try:
         with server.start() as running:
-            ask = partial(measure, server, running, films, right[server.right])
+            own = calls if server.right == "ours" else ()
+            ask = partial(measure, server, running, films, right[server.right], calls=own)
             ask(CALLERS[-1], 0.0, 2.0 if quick else 5.0)
             for callers in CALLERS:
                 ramp, seconds = (0.3, 1.2) if quick else (1.0 + callers / 8, 6.0 + callers / 2)

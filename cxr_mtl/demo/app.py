@@ -92,6 +92,7 @@ def main(
     url: str | None = None,
     key_file: Path | None = None,
     *,
+    ca: Path | None = None,
     port: int | None = 7860,
     host: str = "127.0.0.1",
     examples: Path | None = None,
@@ -103,6 +104,7 @@ def main(
         bundle: folder to answer with, or
         url: address of a running server.
         key_file: of that server, as TorchServe wrote it; None for a server without authorisation.
+        ca: PEM file of that server's certificate, or of its authority's; None for the usual authorities.
         port: of the page; None for any free one.
         host: of the page.
         examples: folder of films to offer.
@@ -111,9 +113,9 @@ def main(
     Raises:
         ConfigError: both or neither of bundle and url; no such folder of examples.
         CheckpointError: the bundle cannot be loaded.
-        ServeError: the port is taken, or the key file is none.
+        ServeError: the port is taken, the key file is none, or ``ca`` holds no certificate.
     """
-    predictor, who = _predictor(bundle, url, key_file)
+    predictor, who = _predictor(bundle, url, key_file, ca)
     with end_on_sigterm(), private_uploads():
         blocks = build(predictor, examples=examples, slow=url is None, who=who)
         try:
@@ -151,7 +153,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _predictor(bundle: Path | None, url: str | None, key_file: Path | None) -> tuple[Predictor, str]:
+def _predictor(bundle: Path | None, url: str | None, key_file: Path | None, ca: Path | None) -> tuple[Predictor, str]:
     # Imported here so that the page of a server loads no torch.
     if bundle is not None and url is None:
         from cxr_mtl.predict.predictor import LocalPredictor
@@ -161,5 +163,5 @@ def _predictor(bundle: Path | None, url: str | None, key_file: Path | None) -> t
     if url is not None and bundle is None:
         from cxr_mtl.predict.remote import RemotePredictor, read_key
 
-        return RemotePredictor(url, read_key(key_file) if key_file else None), f"the server at {url}"
+        return RemotePredictor(url, read_key(key_file) if key_file else None, ca=ca), f"the server at {url}"
     raise ConfigError("The demo answers with one bundle or one server.", hint="Give --bundle DIR or --url URL.")

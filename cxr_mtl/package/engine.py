@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cxr_mtl.bundle import Bundle
 from cxr_mtl.data.manifest_file import load_manifest
 from cxr_mtl.errors import ConfigError, CxrError, ServeError
-from cxr_mtl.package.prove import Films, in_words, prove
+from cxr_mtl.package.prove import ProofFilms, in_words, prove
 from cxr_mtl.predict.compiled import (
     ABOUT,
     BFLOAT16,
@@ -34,25 +34,25 @@ _INSTALL = "Run `pip install 'cxr-mtl[serve]'`, or choose --engine eager."
 _NAME_FILMS = "Name films with readers' labels: --films M.parquet --split val."
 
 
-def find_films(bundle: Bundle, manifest: Path | None, split: str) -> Films | None:
+def proof_films(bundle: Bundle, manifest: Path | None, split: str) -> ProofFilms | None:
     """Films to prove an engine on: those named, else those that the bundle's own run had, where they are still there.
 
     Raises:
         DataError: the named manifest cannot be read.
     """
     if manifest is not None:
-        return Films(load_manifest(manifest), split)
+        return ProofFilms(load_manifest(manifest), split)
     own = bundle.description.config.get("data", {}).get("manifest")
     if own is None or not Path(own).is_file():
         return None
     try:
-        found = Films(load_manifest(Path(own)), split)
+        found = ProofFilms(load_manifest(Path(own)), split)
     except CxrError:
         return None  # moved, or the films are gone; that bfloat16 is not proved is said
     return found if len(found.manifest.where(split=split)) else None
 
 
-def equip(bundle: Bundle, folder: Path, engine: str, films: Films | None, tell: Callable[[str], None]) -> None:
+def equip(bundle: Bundle, folder: Path, engine: str, films: ProofFilms | None, tell: Callable[[str], None]) -> None:
     """Put the compiled encoder of an engine into a folder, and say what it is worth.
 
     Args:
@@ -80,7 +80,7 @@ def equip(bundle: Bundle, folder: Path, engine: str, films: Films | None, tell: 
         tell(_compile(bundle, folder, BFLOAT16 if engine == OPENVINO_BF16 else FLOAT32, films))
 
 
-def _best(bundle: Bundle, folder: Path, films: Films | None) -> str:
+def _best(bundle: Bundle, folder: Path, films: ProofFilms | None) -> str:
     if not openvino_is_here():
         return "Engine: torch, float32; OpenVINO, which is faster, is not installed."
     if films is None:
@@ -97,7 +97,7 @@ def _best(bundle: Bundle, folder: Path, films: Films | None) -> str:
         return f"Engine: torch, float32. {error.message}"
 
 
-def _compile(bundle: Bundle, folder: Path, precision: str, films: Films) -> str:
+def _compile(bundle: Bundle, folder: Path, precision: str, films: ProofFilms) -> str:
     """Compile, prove, and only then move into the folder; gives the line to say."""
     about = About(bundle.sha256, precision)
     with tempfile.TemporaryDirectory(dir=folder, prefix="encoder-") as temp:
@@ -140,7 +140,7 @@ class _Maps(nn.Module):
         return tuple(self.encoder(images))
 
 
-def _proved(bundle: Bundle, folder: Path, about: About, films: Films) -> About:
+def _proved(bundle: Bundle, folder: Path, about: About, films: ProofFilms) -> About:
     proof = prove(bundle, folder, films)
     if proof.failures:
         what = f"OpenVINO's {about.precision} is too far from torch's float32: {'; '.join(proof.failures)}."

@@ -14,7 +14,7 @@ from pathlib import Path
 from cxr_mtl.bundle import Bundle, load_bundle
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError
-from cxr_mtl.package.engine import find_films
+from cxr_mtl.package.engine import proof_films
 from cxr_mtl.package.monai_bundle import write_monai_bundle
 from cxr_mtl.package.onnx_file import write_onnx
 from cxr_mtl.package.rehearse import sample_films
@@ -76,7 +76,7 @@ def export(
     version = version or bundle.version
     if not _VERSION.fullmatch(version):
         raise ConfigError(f"The bundle's version '{version}' cannot stand in a file's name.", hint="Give --version.")
-    shown = [read_image(film) for film in sample_films(find_films(bundle, films, split))]
+    shown = [read_image(film) for film in sample_films(proof_films(bundle, films, split))]
     out_dir.mkdir(parents=True, exist_ok=True)
     made = []
     for format in formats:

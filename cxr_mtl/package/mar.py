@@ -37,7 +37,7 @@ import cxr_mtl
 from cxr_mtl.bundle import CARD, DESCRIPTION, GATE, WEIGHTS, load_bundle
 from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.package.checksums import write_sums
-from cxr_mtl.package.engine import EAGER, equip, find_films
+from cxr_mtl.package.engine import EAGER, equip, proof_films
 from cxr_mtl.package.rehearse import rehearse
 from cxr_mtl.paths import handlers_dir
 from cxr_mtl.predict.compiled import NUMBERS
@@ -97,7 +97,7 @@ def build_archive(
     if importlib.util.find_spec("model_archiver") is None:
         raise ServeError("torch-model-archiver is not installed.", hint="Run `pip install 'cxr-mtl[serve]'`.")
     bundle = load_bundle(bundle_dir)
-    real = find_films(bundle, films, split) if engine != EAGER or rehearsed else None
+    real = proof_films(bundle, films, split) if engine != EAGER or rehearsed else None
     out_dir.mkdir(parents=True, exist_ok=True)
     target = out_dir / (f"{name}.mar" if version is None else f"{name}-{version}.mar")
     # Beside the target, so that the last step is a rename; hidden, so that no server takes it for a model.

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Films:
+class ProofFilms:
     """Films to prove an encoder on.
 
     Attributes:
@@ -100,7 +100,7 @@ def in_words(numbers: Mapping[str, Any]) -> str:
 
 
 def prove(
-    bundle: Bundle, folder: Path, films: Films, most: int = MOST_FILMS, margins: Mapping[str, float] | None = None
+    bundle: Bundle, folder: Path, films: ProofFilms, most: int = MOST_FILMS, margins: Mapping[str, float] | None = None
 ) -> Proof:
     """Ask torch's float32 and the compiled encoder of ``folder`` for the same films.
 
@@ -148,7 +148,7 @@ def prove(
     )
 
 
-def _some(films: Films, most: int) -> Films:
+def _some(films: ProofFilms, most: int) -> ProofFilms:
     """At most ``most`` of the split, drawn once for all; the train split goes along for its boxes' sizes."""
     table = films.manifest.table
     mine = np.flatnonzero(films.manifest.splits == films.split)
@@ -156,7 +156,7 @@ def _some(films: Films, most: int) -> Films:
         return films
     kept = np.sort(np.random.default_rng(0).choice(mine, most, replace=False))
     rows = np.sort(np.concatenate([np.flatnonzero(films.manifest.splits == "train"), kept]))
-    return Films(replace(films.manifest, table=table.iloc[rows].reset_index(drop=True)), films.split)
+    return ProofFilms(replace(films.manifest, table=table.iloc[rows].reset_index(drop=True)), films.split)
 
 
 def _calls(

@@ -20,7 +20,7 @@ from cxr_mtl.bundle import Bundle
 from cxr_mtl.data.synthetic import draw_film, plan_films
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.package import rehearsal
-from cxr_mtl.package.prove import Films
+from cxr_mtl.package.prove import ProofFilms
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import Prediction, ScoredBox
 
@@ -34,7 +34,7 @@ _SIDE = 512
 _HINT = "Nothing was written. This is a fault of cxr-mtl or of this environment; `--debug` shows more."
 
 
-def rehearse(archive: Path, bundle: Bundle, films: Films | None) -> str:
+def rehearse(archive: Path, bundle: Bundle, films: ProofFilms | None) -> str:
     """Compare an archive's answers with those of its bundle; gives a line that says on what.
 
     Args:
@@ -120,12 +120,12 @@ def _run(archive: Path, films: Path) -> list[dict[str, Any]]:
     return answers
 
 
-def sample_films(films: Films | None) -> list[bytes]:
+def sample_films(films: ProofFilms | None) -> list[bytes]:
     """A few of the films, as files; drawn ones where there are none."""
     return list(_drawn() if films is None else _real(films))
 
 
-def _real(films: Films) -> Iterator[bytes]:
+def _real(films: ProofFilms) -> Iterator[bytes]:
     some = films.manifest.where(split=films.split)
     for row in range(min(MOST, len(some))):
         yield some.path(row).read_bytes()

@@ -11,10 +11,18 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def in_order(work: Callable[[Item], Made], items: Iterable[Item], *, threads: int, ahead: int) -> Generator[Made]:
+def in_order(
+    work: Callable[[Item], Made],
+    items: Iterable[Item],
+    *,
+    threads: int,
+    ahead: int,
+    give_up: Callable[[], None] = lambda: None,
+) -> Generator[Made]:
     """Results in the order of their items, made by threads; at most ``ahead`` are made or under way and not taken.
 
-    Who takes no more of them, closes it, or meets an error of the work leaves nothing running.
+    Who takes no more of them, closes it, or meets an error of the work leaves nothing running; work that may take long
+    is told by ``give_up`` that nobody waits for it.
     """
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[Made]] = deque()
@@ -25,5 +33,8 @@ def in_order(work: Callable[[Item], Made], items: Iterable[Item], *, threads: in
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BaseException:  # a Ctrl-C, and the end of this generator before its time
+        give_up()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,38 +7,25 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, name_of, read_film
+from cxr_mtl.predict.client import Client
+from cxr_mtl.predict.wire import Pause, Turn, film_bytes, json_object, name_of
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
 
-class AsyncRemotePredictor:
+class AsyncRemotePredictor(Client):
     """``RemotePredictor`` with its verbs awaited; arguments, answers, retries and errors are the same.
 
-    Close it, best by ``async with``, in the loop that it was used in.
+    Close it, best by ``async with``, in the loop that it was used in. It does not ask for fewer films at once where a
+    server is busy.
     """
 
-    def __init__(
-        self,
-        url: str,
-        key: str | None = None,
-        model: str = "cxr_mtl",
-        *,
-        timeout: float = 120.0,
-        concurrency: int = 4,
-        retries: int = 3,
-        ca: Path | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self.model = model
-        self.concurrency = concurrency
-        self._server = Server(self.url, key, model, timeout, retries)
-        self._client = httpx.AsyncClient(transport=transport, **self._server.client_settings(concurrency, ca))
+    def _open(self, **settings: Any) -> None:
+        self._client = httpx.AsyncClient(**settings)
 
     async def predict(
         self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
@@ -66,7 +53,7 @@ class AsyncRemotePredictor:
 
     async def predict_one(self, source: Path | bytes, options: Options = DEFAULT_OPTIONS) -> Prediction | ImageError:
         """One film's answer; raises as ``predict``."""
-        film = await asyncio.to_thread(read_film, source)
+        film = await asyncio.to_thread(film_bytes, source)
         if isinstance(film, ImageError):
             return film
         turn = Turn(self._server, film, options, name_of(source))
@@ -97,6 +84,3 @@ class AsyncRemotePredictor:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def __repr__(self) -> str:
-        return f"AsyncRemotePredictor({self.url!r}, model={self.model!r})"

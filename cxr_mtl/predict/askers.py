@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,16 +29,23 @@ class Asker(Protocol):
 
     def judge(self, prepared: Sequence[Any]) -> Results: ...
 
+    def give_up(self) -> None:
+        """Nobody waits for what is being prepared any more."""
+        ...
+
 
 class ServerAsker:
     """Asks while it prepares; the model's hash is known from the answers alone."""
 
     def __init__(self, remote: RemotePredictor, options: Options) -> None:
         self.threads, self.model = remote.concurrency, {"name": remote.model}
-        self._remote, self._options = remote, options
+        self._remote, self._options, self._over = remote, options, threading.Event()
 
     def prepare(self, source: Path) -> Prediction | ImageError:
-        return self._remote.predict_one(source, self._options)
+        return self._remote.predict_one(source, self._options, self._over)
 
     def judge(self, prepared: Sequence[Prediction | ImageError]) -> Results:
         return list(prepared)
+
+    def give_up(self) -> None:
+        self._over.set()

@@ -17,6 +17,7 @@ from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.askers import Results
 from cxr_mtl.predict.predictor import LocalPredictor
+from cxr_mtl.predict.request import out_of_memory
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.predict.shards import Rank
 from cxr_mtl.predict.wire import name_of
@@ -59,8 +60,20 @@ class BundleAsker:
         nothing = np.broadcast_to(np.float32(0), seen.film.pixels.shape)
         return replace(seen, film=replace(seen.film, pixels=nothing))
 
+    def give_up(self) -> None:
+        """A film is soon prepared."""
+
     def judge(self, prepared: Sequence[Admitted | ImageError]) -> Results:
-        """As ``LocalPredictor.predict`` of the same films."""
+        """As ``LocalPredictor.predict`` of the same films; one that finds no memory costs the others nothing."""
+        try:
+            return self._judge(prepared)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        # Outside of the handler above: while the error is at hand, so is all the memory that the batch took.
+        return [self.judge([seen])[0] for seen in prepared] if len(prepared) > 1 else [no_memory()]
+
+    def _judge(self, prepared: Sequence[Admitted | ImageError]) -> Results:
         bundle = self._predictor.bundle
         good = [seen for seen in prepared if isinstance(seen, Admitted)]
         if not good:

@@ -5,36 +5,34 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cxr_mtl.data.read import read_image
 from cxr_mtl.errors import ConfigError, ImageError
 from cxr_mtl.predict.askers import ServerAsker
-from cxr_mtl.predict.films import MANIFEST, files_of, find_films, names_of
+from cxr_mtl.predict.films import MANIFEST, files_of, list_named, names_of
 from cxr_mtl.predict.keep import Keeper, Kept
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.marks import NORMAL_NAMES
 from cxr_mtl.predict.overlay import draw_overlay
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.predict.shards import rank_of
-from cxr_mtl.types import DISCLAIMER, FLAGGED, Options, Prediction
+from cxr_mtl.types import DEFAULT_OPTIONS, DISCLAIMER, FLAGGED, Options, Prediction
 
 TOGETHER = 8  # films in one forward pass; bounds memory however many files are named
-BATCH, AT_ONCE = 16, 8  # the second is what the proxy of configs/serve/container lets through
-RETRIES = 10  # of one of many films: 24 to 48 s, in which a server's worker starts anew
+BATCH, AT_ONCE = 16, 6  # the proxy of configs/serve/container lets 8 through: who comes second finds a place
+RETRIES, PATIENCE = 10, 600.0  # of one of many films: 24 to 48 s for a server that is away, 10 minutes for a busy one
 
 
 def predict_files(
     bundle: str,
     files: Sequence[Path],
+    options: Options = DEFAULT_OPTIONS,
     *,
     tell: Callable[[str], None],
     as_json: bool = False,
     overlay: Path | None = None,
-    operating_point: str = "balanced",
-    heatmaps: tuple[str, ...] = (),
-    explain: str | None = None,
-    top_k: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
     ca: Path | None = None,
@@ -45,13 +43,10 @@ def predict_files(
     Args:
         bundle: folder, or the model's name on the server.
         files: to judge, in this order; of a folder all.
+        options: what is wanted of each.
         tell: called with one text a file.
         as_json: the prediction contract instead of a table.
         overlay: folder for pictures: one a film, or with several heat maps one a map.
-        operating_point: by name.
-        heatmaps: findings to map; ``flagged`` for each that is.
-        explain: method of the maps; None for the model's usual one.
-        top_k: the most probable findings to tell of; None for all.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
         ca: certificate of that server, or of its authority.
@@ -61,10 +56,11 @@ def predict_files(
         ConfigError: heat maps are asked for and nothing shows them, an option is none of the model's, or a manifest is
             named.
     """
-    if (heatmaps or explain) and overlay is None and not as_json and not (reports and reports.shows_maps):
+    mapped = options.heatmaps or options.explain or options.heatmap_format != DEFAULT_OPTIONS.heatmap_format
+    if mapped and overlay is None and not as_json and not (reports and reports.shows_maps):
         raise ConfigError("A table of words shows no heat map.", hint="Add --overlay FOLDER for pictures, or --json.")
-    if reports and reports.wants_maps and not heatmaps:
-        heatmaps = (FLAGGED,)
+    if reports and reports.wants_maps and not options.heatmaps:
+        options = replace(options, heatmaps=(FLAGGED,))
     if manifest := next((file for file in files if file.suffix == MANIFEST), None):
         raise ConfigError(f"{manifest} is a manifest.", hint="Say where its answers go: --out predictions.parquet.")
     files = [path for file in files for path in files_of(file)]
@@ -78,7 +74,6 @@ def predict_files(
         predict = RemotePredictor(url, read_key(key_file) if key_file else None, bundle, ca=ca).predict
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    options = Options(operating_point=operating_point, heatmaps=heatmaps, explain=explain, top_k=top_k)
     failed = 0
     names = names_of(files)
     for start in range(0, len(files), TOGETHER):
@@ -107,10 +102,10 @@ def predict_many(
     bundle: str,
     named: Sequence[Path],
     out: Path,
+    options: Options = DEFAULT_OPTIONS,
     *,
     tell: Callable[[str], None],
     split: str | None = None,
-    operating_point: str = "balanced",
     batch_size: int | None = None,
     url: str | None = None,
     key_file: Path | None = None,
@@ -122,9 +117,9 @@ def predict_many(
         bundle: folder, or the model's name on the server.
         named: a manifest, or files and folders.
         out: the file; what was answered before it is finished lies beside it, and is gone on with.
+        options: what is wanted of each film.
         tell: called with what came out.
         split: of the manifest; None for all.
-        operating_point: by name.
         batch_size: films judged together; of a server, asked at once. None for ``BATCH`` or ``AT_ONCE``.
         url: of a server to ask instead of a bundle.
         key_file: of that server.
@@ -134,15 +129,16 @@ def predict_many(
         How many films have no answer, from the rank that joined all answers; 0 from the others.
     """
     rank = rank_of(os.environ)
-    films = find_films(named, split)
-    options = Options(operating_point=operating_point)
+    films = list_named(named, split)
     if url is None:
         from cxr_mtl.predict.bundle_asker import BundleAsker
 
         asker = BundleAsker(Path(bundle), options, rank)
         return answer_many(asker, films, out, options, rank=rank, batch=batch_size or BATCH, tell=tell)
     key = read_key(key_file) if key_file else None
-    with RemotePredictor(url, key, bundle, concurrency=batch_size or AT_ONCE, retries=RETRIES, ca=ca) as remote:
+    with RemotePredictor(
+        url, key, bundle, concurrency=batch_size or AT_ONCE, retries=RETRIES, patience=PATIENCE, ca=ca
+    ) as remote:
         # The server makes batches of its own.
         return answer_many(ServerAsker(remote, options), films, out, options, rank=rank, batch=1, tell=tell)
 

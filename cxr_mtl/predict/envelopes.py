@@ -105,7 +105,7 @@ def read_plain(fields: Mapping[str, Any]) -> Asked:
     films = [name for name in IMAGE_FIELDS if name in fields]
     if len(films) != 1:
         raise bad_request(f"The request holds {len(films) or 'no'} films, and one is wanted.", HOW)
-    return Asked((read_film(fields[films[0]]),), options, Plain())
+    return Asked((decode_film(fields[films[0]]),), options, Plain())
 
 
 def refused(error: ImageError, form: Form) -> Asked:
@@ -113,7 +113,7 @@ def refused(error: ImageError, form: Form) -> Asked:
     return Asked((error,), DEFAULT_OPTIONS, form)
 
 
-def read_film(content: Any) -> bytes:
+def decode_film(content: Any) -> bytes:
     """Bytes are the file as it is; text, which only JSON brings, is base64.
 
     Raises:

@@ -17,7 +17,7 @@ MANIFEST = ".parquet"
 
 
 @dataclass(frozen=True)
-class Films:
+class FilmList:
     """A list of films, in order.
 
     Attributes:
@@ -41,7 +41,7 @@ class Films:
         return self.root / str(self.who["image_path"][row])
 
 
-def find_films(named: Sequence[Path], split: str | None = None) -> Films:
+def list_named(named: Sequence[Path], split: str | None = None) -> FilmList:
     """What a user named.
 
     Args:
@@ -57,13 +57,13 @@ def find_films(named: Sequence[Path], split: str | None = None) -> Films:
         raise ConfigError(f"{manifests[0]} is a manifest, and goes alone.", hint="Name it and no films beside it.")
     if manifests:
         who, root = list_films(manifests[0], split)
-        return Films(who, root, hashlib.sha256(manifests[0].read_bytes()).hexdigest(), manifests[0].name, split)
+        return FilmList(who, root, hashlib.sha256(manifests[0].read_bytes()).hexdigest(), manifests[0].name, split)
     if split is not None:
         raise ConfigError("Files have no --split.", hint="Name a manifest, or leave it out.")
     paths = [path for name in named for path in files_of(name)]
     nobody = pa.nulls(len(paths), pa.string())
     who = pa.table([[str(path) for path in paths], [path.name for path in paths], nobody, nobody], names=list(WHO))
-    return Films(who, Path(), hashlib.sha256("\0".join(map(str, paths)).encode()).hexdigest())
+    return FilmList(who, Path(), hashlib.sha256("\0".join(map(str, paths)).encode()).hexdigest())
 
 
 def files_of(name: Path) -> list[Path]:

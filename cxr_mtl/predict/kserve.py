@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxr_mtl.errors import ImageError
-from cxr_mtl.predict.envelopes import Asked, Served, error_body, read_film, refused
+from cxr_mtl.predict.envelopes import Asked, Served, decode_film, error_body, refused
 from cxr_mtl.predict.options import bad_request, parse_options, quoted
 from cxr_mtl.predict.tell import ID, ID_HINT
 from cxr_mtl.types import Prediction
@@ -143,7 +143,7 @@ def _films(inputs: Any) -> tuple[bytes | ImageError, ...]:
 
 def _film(content: Any) -> bytes | ImageError:
     try:
-        return read_film(content)
+        return decode_film(content)
     except ImageError as error:
         return error  # in its place; its neighbours are answered
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cxr_mtl.errors import ConfigError, ImageError, ServeError
 from cxr_mtl.predict.ahead import in_order
 from cxr_mtl.predict.askers import Asker, Results
-from cxr_mtl.predict.films import Films
+from cxr_mtl.predict.films import FilmList
 from cxr_mtl.predict.parts import GO_ON, Parts
 from cxr_mtl.predict.shards import Rank, cut
 from cxr_mtl.types import Options
@@ -28,7 +28,7 @@ LOG_EVERY = 60.0  # seconds between lines of progress, where no terminal shows a
 
 def answer_many(
     asker: Asker,
-    films: Films,
+    films: FilmList,
     out: Path,
     options: Options,
     *,
@@ -74,12 +74,16 @@ def answer_many(
 
 
 def _answer(
-    asker: Asker, films: Films, parts: Parts, todo: Sequence[int], batch: int, step: Callable[[int], object]
+    asker: Asker, films: FilmList, parts: Parts, todo: Sequence[int], batch: int, step: Callable[[int], object]
 ) -> None:
     """Ask for blocks of films, and put each on disk."""
     rows = (row for block in todo for row in parts.blocks.rows(block))
     prepared = in_order(
-        lambda row: asker.prepare(films.path(row)), rows, threads=asker.threads, ahead=asker.threads + 2 * batch
+        lambda row: asker.prepare(films.path(row)),
+        rows,
+        threads=asker.threads,
+        ahead=asker.threads + 2 * batch,
+        give_up=asker.give_up,
     )
     try:
         for block in todo:

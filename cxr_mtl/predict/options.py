@@ -10,8 +10,10 @@ from cxr_mtl.errors import ImageError
 from cxr_mtl.types import FLAGGED, Options
 
 OPTION_FIELDS = ("operating_point", "findings", "boxes", "heatmaps", "explain", "heatmap_format", "top_k")
-MOST_SLOW_MAPS = 3
-"""Heat maps that go over a film's pixels, of one request."""
+MOST_SLOW_MAPS, MOST_MAPS = 3, 128
+"""Heat maps of one request, those that go over a film's pixels and all others: each takes a moment and a picture."""
+MOST_FLAGGED = 16
+"""As many findings as ``flagged`` stands for while nobody has looked at the film."""
 
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _EXAMPLES = {"operating_point": "balanced", "explain": "grad_cam", "heatmap_format": "png"}
@@ -79,10 +81,24 @@ def check_time(options: Options, num_films: int = 1) -> None:
     if options.explain == "occlusion":
         hint = "Run `cxr-mtl predict --explain occlusion` on your own machine, or choose another method."
         raise bad_request("explain 'occlusion' takes too long for a server.", hint)
-    maps = set(options.heatmaps or (FLAGGED,))
-    if options.explain == "integrated_gradients" and (FLAGGED in maps or len(maps) * num_films > MOST_SLOW_MAPS):
+    maps = set(options.heatmaps or ((FLAGGED,) if options.explain else ()))
+    if is_slow(options) and (FLAGGED in maps or len(maps) * num_films > MOST_SLOW_MAPS):
         what = f"explain 'integrated_gradients' is slow: a server makes at most {MOST_SLOW_MAPS} such maps, by name."
         raise bad_request(what, "Name the findings under 'heatmaps', or choose another method.")
+    each = len(maps - {FLAGGED}) + (_most_flagged(options) if FLAGGED in maps else 0)
+    if each * num_films > MOST_MAPS:
+        what = f"{num_films} films with up to {each} heat maps each: a server makes at most {MOST_MAPS} a request."
+        raise bad_request(what, "Send fewer films a request, or name fewer findings under 'heatmaps'.")
+
+
+def is_slow(options: Options) -> bool:
+    """Whether its heat maps go over a film's pixels."""
+    return options.explain == "integrated_gradients"
+
+
+def _most_flagged(options: Options) -> int:
+    some = (MOST_FLAGGED, options.top_k, None if options.findings is None else len(options.findings))
+    return min(count for count in some if count is not None)
 
 
 def _check_names(fields: Mapping[str, Any], others: Collection[str]) -> None:

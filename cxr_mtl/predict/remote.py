@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.predict.ahead import in_order
-from cxr_mtl.predict.wire import Pause, Server, Turn, json_object, name_of, read_film
+from cxr_mtl.predict.client import Client
+from cxr_mtl.predict.places import Places
+from cxr_mtl.predict.wire import Pause, Turn, film_bytes, json_object, name_of, turned_away
 from cxr_mtl.types import DEFAULT_OPTIONS, Options, Prediction
 
 _NAME_FILE = "`cxr-mtl serve --status` says where key_file.json is; a proxy's key stands in a file alone."
@@ -42,44 +44,18 @@ def read_key(key_file: Path, kind: str = "inference") -> str:
         raise ServeError(f"{key_file} holds no {kind} key.", hint=_NAME_FILE) from None
 
 
-class RemotePredictor:
+class RemotePredictor(Client):
     """Films to a server, answers back. Its connections stay open until ``close``, or until nobody holds it any more.
 
     Several threads may ask it at once. What breaks on the way, and a server that is busy (503, 429), is asked again
-    after a pause that grows, not before the server's Retry-After; a refusal (other 4xx) is final.
-
-    Args:
-        url: the server's inference address.
-        key: the inference key; None for a server without authorisation.
-        model: the name it serves the model under.
-        timeout: seconds one film may take: the server's queue, pauses and further tries included.
-        concurrency: films under way at once, so that the server can batch them.
-        retries: further tries of one film.
-        ca: PEM file of the certificate, or its authority, that the server is to show; None for the usual authorities.
-        transport: instead of the network, for tests.
-
-    Raises:
-        ServeError: ``ca`` holds no certificate.
+    after a pause that grows, not before the server's Retry-After, and with fewer films at once; a refusal (other 4xx)
+    is final. Arguments and errors are ``Client``'s.
     """
 
-    def __init__(
-        self,
-        url: str,
-        key: str | None = None,
-        model: str = "cxr_mtl",
-        *,
-        timeout: float = 120.0,
-        concurrency: int = 4,
-        retries: int = 3,
-        ca: Path | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self.model = model
-        self.concurrency = concurrency
-        self._server = Server(self.url, key, model, timeout, retries)
-        self._client = httpx.Client(transport=transport, **self._server.client_settings(concurrency, ca))
+    def _open(self, **settings: Any) -> None:
+        self._client = httpx.Client(**settings)
         self._end = weakref.finalize(self, self._client.close)
+        self._places = Places(self.concurrency)
 
     def predict(
         self, sources: Sequence[Path | bytes], options: Options = DEFAULT_OPTIONS
@@ -95,27 +71,35 @@ class RemotePredictor:
         self, sources: Iterable[Path | bytes], options: Options = DEFAULT_OPTIONS
     ) -> Iterator[Prediction | ImageError]:
         """The same one by one, for more films than fit into memory: of either side only a few are held."""
+        over = threading.Event()
 
         def ask(source: Path | bytes) -> Prediction | ImageError:
-            return self.predict_one(source, options)
+            return self.predict_one(source, options, over)
 
-        return in_order(ask, sources, threads=self.concurrency, ahead=2 * self.concurrency)
+        return in_order(ask, sources, threads=self.concurrency, ahead=2 * self.concurrency, give_up=over.set)
 
-    def predict_one(self, source: Path | bytes, options: Options = DEFAULT_OPTIONS) -> Prediction | ImageError:
-        """One film's answer; raises as ``predict``."""
-        film = read_film(source)
+    def predict_one(
+        self, source: Path | bytes, options: Options = DEFAULT_OPTIONS, over: threading.Event | None = None
+    ) -> Prediction | ImageError:
+        """One film's answer; raises as ``predict``. Once ``over`` is set, nothing is asked again."""
+        film = film_bytes(source)
         if isinstance(film, ImageError):
             return film
         turn = Turn(self._server, film, options, name_of(source))
         while True:
-            try:
-                said: httpx.Response | Exception = self._client.post(turn.url, timeout=turn.timeout, **turn.post)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                said = error
+            with self._places.one() as waited:
+                turn.grant(waited)
+                try:
+                    said: httpx.Response | Exception = self._client.post(turn.url, timeout=turn.timeout, **turn.post)
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    said = error
+            if turned_away(said):
+                self._places.turned_away()
             heard = turn.hear(said)
             if not isinstance(heard, Pause):
                 return heard
-            time.sleep(heard.seconds)
+            if (over or threading.Event()).wait(heard.seconds):
+                raise ServeError("Nobody waits for this film any more.")
 
     def healthy(self) -> bool:
         """Whether the server is there and has a worker for each model; never raises for a server that is not."""
@@ -134,6 +118,3 @@ class RemotePredictor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"RemotePredictor({self.url!r}, model={self.model!r})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +20,17 @@ from cxr_mtl.data.refuse import no_memory
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Asked, Plain, Row, Served, read_plain, read_row, refused
 from cxr_mtl.predict.kserve import is_infer, read_infer
-from cxr_mtl.predict.options import check_time
+from cxr_mtl.predict.options import check_time, is_slow
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, Options, Prediction
 
-__all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "parse_request"]
+__all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "out_of_memory", "parse_request"]
 
 TOGETHER = 4
 """Films in one pass, where a batch has fewer requests: a request of many takes no more memory than many of one."""
+
+SECONDS = 60.0
+"""Of a batch, after which no further film has its turn. After 120, TorchServe ends the worker and all that it holds."""
 
 _logger = logging.getLogger(__name__)
 
@@ -114,12 +118,15 @@ def answer_requests(
         for film in asked.films
         if isinstance(film, bytes)
     ]
-    together, watch = max(TOGETHER, len(asks)), watch or Stopwatch()
-    parts = [films[start : start + together] for start in range(0, len(films), together)]
-    answers = iter([answer for part in parts for answer in _answer(predictor, part, watch)])
+    answers, end = dict[int, Prediction | ImageError](), time.monotonic() + SECONDS
+    for turn in _turns([options for _, options, _ in films], max(TOGETHER, len(asks))):
+        late = bool(answers) and time.monotonic() > end
+        said = [_LATE] * len(turn) if late else _answer(predictor, [films[i] for i in turn], watch or Stopwatch())
+        answers |= zip(turn, said, strict=True)
+    in_order = (answers[i] for i in range(len(films)))
     return [
         _respond(
-            asked, [film if isinstance(film, ImageError) else next(answers) for film in asked.films], called, served
+            asked, [film if isinstance(film, ImageError) else next(in_order) for film in asked.films], called, served
         )
         for asked, called in zip(read, ids, strict=True)
     ]
@@ -139,6 +146,13 @@ def _read(ask: Ask) -> Asked:
     except Exception as error:
         return refused(_fault(error, ask.id), asked.form if asked else Plain())
     return asked
+
+
+def _turns(wanted: Sequence[Options], together: int) -> list[list[int]]:
+    """The places of films that go through the model at once; those with slow heat maps are alone, and the last."""
+    slow = [i for i, options in enumerate(wanted) if is_slow(options)]
+    quick = [i for i, options in enumerate(wanted) if not is_slow(options)]
+    return [quick[start : start + together] for start in range(0, len(quick), together)] + [[i] for i in slow]
 
 
 def _answer(
@@ -187,16 +201,22 @@ def _fault(error: Exception, request_id: str) -> ImageError:
     where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
     kind = type(error).__name__
     _logger.error("A request failed: %s at %s (id=%s)", kind, where, request_id)
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return no_memory()
     hint = "The server's log names the place. Try the film with `cxr-mtl predict --debug`."
     return ImageError(f"The server could not answer ({kind}).", code="internal", status=500, hint=hint)
 
 
+_LATE = ImageError(
+    "There was no time left for this film.",
+    code="busy",
+    status=503,
+    hint="Ask again, with fewer films or heat maps a request.",
+)
 _NO_MEMORY = ("can't allocate", "bad_alloc", "could not create a primitive")  # the last is oneDNN's
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether memory was short: Python's, torch's on a GPU, or, in words only, torch's or OpenVINO's on a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True

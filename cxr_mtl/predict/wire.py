@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,6 +54,7 @@ class Server:
         model: the name it serves the model under.
         timeout: seconds that one film may take, queue, pauses and further tries included.
         retries: further tries of one film.
+        patience: seconds for which it is asked again while it is busy, however many tries that takes.
     """
 
     url: str
@@ -62,16 +62,7 @@ class Server:
     model: str
     timeout: float
     retries: int
-
-    def client_settings(self, concurrency: int, ca: Path | None) -> dict[str, Any]:
-        """Of an httpx client, sync or async, whose connections stay open from film to film."""
-        return {
-            "headers": {} if self.key is None else {"Authorization": f"Bearer {self.key}"},
-            "limits": httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            # Reading certificates takes longer than all else of a client; nothing here follows a redirect to https.
-            "verify": certificates(ca) if self.url.lower().startswith("https:") else False,
-            "trust_env": False,  # Films must not travel through a proxy that happens to be set for the web.
-        }
+    patience: float = 0.0
 
 
 class Turn:
@@ -85,8 +76,13 @@ class Turn:
     def __init__(self, server: Server, film: bytes, options: Options, name: str = NAMELESS) -> None:
         self.url = f"{server.url}/predictions/{server.model}"
         self.post = envelope(film, options)
-        self._server, self._size, self._name, self._tried = server, len(film), name, 0
-        self._deadline = time.monotonic() + server.timeout
+        self._server, self._size, self._name, self._tried, self._excused = server, len(film), name, 0, 0
+        self._begun = time.monotonic()
+        self._deadline = self._begun + server.timeout
+
+    def grant(self, seconds: float) -> None:
+        """Time that the film waited here and the server had nothing to do with."""
+        self._deadline += seconds
 
     @property
     def timeout(self) -> httpx.Timeout:
@@ -101,7 +97,7 @@ class Turn:
             ServeError: the server cannot be reached, refuses the key, is overloaded or does not serve the model.
         """
         self._tried += 1
-        again, least = False, 0.0
+        again, least, busy = False, 0.0, turned_away(said)
         if isinstance(said, Exception):
             outcome: Prediction | ImageError | ServeError = self._broken(said)
             # What took too long has had all its time; what speaks no HTTP or shows a wrong certificate will again.
@@ -113,9 +109,14 @@ class Turn:
                 again, least = True, retry_after(said.headers)
             elif said.status_code == 400 and _TOKEN in message_of(said) and self._tried == 1:
                 again, least = True, KEY_PAUSE
-        if again and self._tried <= self._server.retries:
-            pause = max(least, pause_before(self._tried))
-            if time.monotonic() + pause < self._deadline:
+        if again:
+            now, jitter = time.monotonic(), random.uniform(0.0, min(least, 1.0))
+            pause = max(least + jitter, pause_before(self._tried))
+            if busy and now + pause - self._begun < self._server.patience:
+                self._excused += 1
+                self.grant(pause)
+                return Pause(pause)
+            if self._tried - self._excused <= self._server.retries and now + pause < self._deadline:
                 return Pause(pause)
         if isinstance(outcome, ServeError):
             raise outcome
@@ -188,6 +189,11 @@ def envelope(film: bytes, options: Options) -> dict[str, Any]:
     return {"content": body.encode("ascii"), "headers": {"Content-Type": "application/json"}}
 
 
+def turned_away(said: httpx.Response | Exception) -> bool:
+    """Whether a server, or a proxy, has too much to do."""
+    return isinstance(said, httpx.Response) and said.status_code in BUSY
+
+
 def _died(response: httpx.Response) -> bool:
     return response.status_code in (500, NO_MEMORY) and _DIED in message_of(response)
 
@@ -230,27 +236,12 @@ def untrusted(error: Exception) -> bool:
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
-def certificates(ca: Path | None) -> ssl.SSLContext:
-    """Whom to trust: what a file holds, or the usual authorities.
-
-    Raises:
-        ServeError: the file cannot be read or holds no certificate.
-    """
-    if ca is None:
-        return httpx.create_ssl_context()
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except OSError as error:  # ssl.SSLError is one
-        what = f"{ca} holds no certificate that can be read ({error.strerror or type(error).__name__})."
-        raise ServeError(what, hint="A PEM file, as of `openssl req -x509`, is wanted.") from None
-
-
 def name_of(source: Path | bytes) -> str:
     """What messages call a film."""
     return printable(source.name) if isinstance(source, Path) else NAMELESS
 
 
-def read_film(source: Path | bytes) -> bytes | ImageError:
+def film_bytes(source: Path | bytes) -> bytes | ImageError:
     """The file's bytes, or the refusal that the local predictor gives."""
     if isinstance(source, bytes):
         return source

@@ -22,7 +22,7 @@ logger = logging.getLogger("cxr_mtl.pretrain")
 
 
 @dataclass(frozen=True)
-class Films:
+class PretrainFilms:
     """Attributes:
     manifest: all films.
     train: those to learn from; nobody looks at their labels.
@@ -36,7 +36,7 @@ class Films:
     probe: Probe | None
 
 
-def make_films(config: RunConfig, *, main: bool) -> Films:
+def make_films(config: RunConfig, *, main: bool) -> PretrainFilms:
     """Read manifest and films.
 
     Raises:
@@ -56,7 +56,7 @@ def make_films(config: RunConfig, *, main: bool) -> Films:
     probe = _probe(config, manifest, main=main)
     if wanted and probe is None:
         raise DataError(f"pretrain.probe: {wanted} has no finding that its validation films can be judged by.")
-    return Films(manifest, train, _some(train), probe)
+    return PretrainFilms(manifest, train, _some(train), probe)
 
 
 def _probe(config: RunConfig, manifest: Manifest, *, main: bool) -> Probe | None:

@@ -242,6 +242,8 @@ def test_main_wants_one_who_answers(tiny_bundle: Path) -> None:
         app.main(tiny_bundle, "http://127.0.0.1:8080", tell=print)
     with pytest.raises(ConfigError, match="no folder"):
         app.main(tiny_bundle, examples=Path("nowhere"), tell=print)
+    with pytest.raises(ServeError, match="holds no certificate"):
+        app.main(url="https://127.0.0.1:9", ca=Path(__file__), tell=print)
 
 
 def test_a_taken_port_is_said_to_be_taken(served: Served) -> None:

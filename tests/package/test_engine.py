@@ -23,8 +23,8 @@ from cxr_mtl.data.sources import import_source
 from cxr_mtl.data.synthetic import write_study_set
 from cxr_mtl.errors import CheckpointError, ConfigError, ServeError
 from cxr_mtl.package import prove as proving
-from cxr_mtl.package.engine import FILES, convert_encoder, equip, find_films
-from cxr_mtl.package.prove import Films, Proof, prove
+from cxr_mtl.package.engine import FILES, convert_encoder, equip, proof_films
+from cxr_mtl.package.prove import Proof, ProofFilms, prove
 from cxr_mtl.predict import compiled as of_predict
 from cxr_mtl.predict import neighbours as of_neighbours
 from cxr_mtl.predict import predictor as of_predictor
@@ -60,13 +60,13 @@ def equipped(bundle: Bundle, converted: Path, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
+def films(tmp_path_factory: pytest.TempPathFactory) -> ProofFilms:
     root = tmp_path_factory.mktemp("films")
     write_study_set(root, 40, seed=3, size=96)
     save_manifest(import_source("nih", root)[0], root / "m.parquet")
     manifest = load_manifest(root / "m.parquet")
     table = manifest.table.assign(split="val")
-    return Films(replace(manifest, table=table), "val")
+    return ProofFilms(replace(manifest, table=table), "val")
 
 
 def noise(seed: int, num: int = 3, side: int = 64) -> list[bytes]:
@@ -213,7 +213,7 @@ def test_without_films_torch_answers(bundle: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_few_films_prove_float32_alone(bundle: Bundle, films: Films, tmp_path: Path) -> None:
+def test_few_films_prove_float32_alone(bundle: Bundle, films: ProofFilms, tmp_path: Path) -> None:
     said: list[str] = []
     equip(bundle, tmp_path, "auto", films, said.append)
     assert said[0].startswith("Engine: OpenVINO, float32; on 40 films of nih val")
@@ -233,7 +233,7 @@ def test_eager_leaves_nothing_and_nonsense_is_refused(bundle: Bundle, tmp_path: 
 
 @pytest.mark.slow
 def test_an_encoder_that_answers_otherwise_is_not_packed(
-    bundle: Bundle, films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, films: ProofFilms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = replace(bundle, model=load_bundle(bundle.folder).model)
     torch.nn.init.normal_(bundle.model.findings.linear.weight)  # untrained, a call would hang on nothing that it sees
@@ -252,7 +252,7 @@ def test_an_encoder_that_answers_otherwise_is_not_packed(
 
 
 @pytest.mark.slow
-def test_the_proof_of_float32_holds(bundle: Bundle, converted: Path, films: Films, tmp_path: Path) -> None:
+def test_the_proof_of_float32_holds(bundle: Bundle, converted: Path, films: ProofFilms, tmp_path: Path) -> None:
     shutil.copytree(converted, tmp_path / "same")
     About(bundle.sha256, "float32").write(tmp_path / "same")
     proof = prove(bundle, tmp_path / "same", films)
@@ -297,17 +297,17 @@ def test_second_looks_mend_calls() -> None:
 
 
 @pytest.mark.slow
-def test_films_are_those_of_the_run_where_they_still_are(bundle: Bundle, films: Films, tmp_path: Path) -> None:
-    assert find_films(bundle, None, "val") is None
+def test_films_are_those_of_the_run_where_they_still_are(bundle: Bundle, films: ProofFilms, tmp_path: Path) -> None:
+    assert proof_films(bundle, None, "val") is None
     save_manifest(films.manifest, tmp_path / "own.parquet")
     config = {"data": {"manifest": str(tmp_path / "own.parquet")}}
     ran = replace(bundle, description=replace(bundle.description, config=config))
-    found = find_films(ran, None, "val")
+    found = proof_films(ran, None, "val")
     assert found is not None
     assert len(found.manifest) == 40
-    assert find_films(ran, None, "test") is None
+    assert proof_films(ran, None, "test") is None
     gone = {"data": {"manifest": str(tmp_path / "gone.parquet")}}
-    assert find_films(replace(bundle, description=replace(bundle.description, config=gone)), None, "val") is None
+    assert proof_films(replace(bundle, description=replace(bundle.description, config=gone)), None, "val") is None
 
 
 def _of_other_weights(bundle: Bundle, folder: Path) -> Path:

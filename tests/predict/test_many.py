@@ -6,6 +6,9 @@ import errno
 import json
 import math
 import os
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +33,7 @@ from cxr_mtl.ontology import load_ontology
 from cxr_mtl.predict import RemotePredictor, bundle_asker, parts
 from cxr_mtl.predict.askers import Results, ServerAsker
 from cxr_mtl.predict.command import predict_many
-from cxr_mtl.predict.films import Films, find_films
+from cxr_mtl.predict.films import FilmList, list_named
 from cxr_mtl.predict.many import answer_many
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.predict.shards import Rank
@@ -144,7 +147,7 @@ def test_a_finished_file_is_not_made_again(tiny_bundle: Path, study: Path, tmp_p
     assert (failed, out.stat().st_mtime_ns) == (1, made)
     assert told.endswith("was finished before.")
     assert list(out.parent.iterdir()) == [out]
-    for other in ({"split": "train"}, {"split": "test", "operating_point": "f1"}):
+    for other in ({"split": "train"}, {"split": "test", "options": Options("f1")}):
         with pytest.raises(ConfigError, match="holds something else"):
             ask(tiny_bundle, study, out, **other)
     with pytest.raises(ConfigError, match="holds something else"):
@@ -166,6 +169,38 @@ def test_a_film_without_memory_costs_only_itself(
     assert failed == 2
     assert "missing 1, out_of_memory 1" in told
     assert pq.read_table(tmp_path / "p.parquet")["error_message"][2].as_py() == "There is no memory left for 35.png."
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_batch_without_memory_is_judged_film_by_film(
+    tiny_bundle: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    look, batches = LocalPredictor.look, list[int]()
+
+    def scarce(self: LocalPredictor, films: Any, operating_point: str | None = None) -> Any:
+        batches.append(len(films))
+        if len(films) > 1 or films[0].box.height == 50 + 35:
+            raise error
+        return look(self, films, operating_point)
+
+    monkeypatch.setattr(LocalPredictor, "look", scarce)
+    failed, (told,) = ask(tiny_bundle, study, tmp_path / "p.parquet", split="test")
+    assert (failed, batches) == (2, [3, 1, 1, 1])
+    assert "missing 1, out_of_memory 1" in told
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert [row["error_code"] for row in rows] == [None, "missing", "out_of_memory", None]
+    assert rows[0]["probability:Mass"] is not None
+
+
+def test_a_fault_that_is_not_of_the_memory_ends_the_run(
+    tiny_bundle: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(LocalPredictor, "look", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        ask(tiny_bundle, study, tmp_path / "p.parquet", split="test")
 
 
 def test_files_and_folders(tiny_bundle: Path, study: Path, tmp_path: Path) -> None:
@@ -250,10 +285,13 @@ class Counting:
         self.asked.update(str(p.image["width"]) for p in prepared if isinstance(p, Prediction))
         return list(prepared)
 
+    def give_up(self) -> None:
+        """Nothing takes long."""
 
-def numbered(count: int) -> Films:
+
+def numbered(count: int) -> FilmList:
     who = pa.table([[str(n) for n in range(count)]] * len(WHO), names=list(WHO))
-    return Films(who, Path(), "of numbers", "numbers", None)
+    return FilmList(who, Path(), "of numbers", "numbers", None)
 
 
 def answer(asker: Any, count: int, out: Path, batch: int, rank: Rank = Rank(), told: list[str] | None = None) -> int:  # noqa: B008
@@ -382,10 +420,13 @@ def test_nothing_but_refusals_first(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "none.parquet")["error_code"].to_pylist() == ["blank"] * 40
 
 
-def of_server(transport: Callable[[httpx.Request], httpx.Response], study: Path, out: Path) -> tuple[int, list[str]]:
+def of_server(
+    transport: Callable[[httpx.Request], httpx.Response], study: Path, out: Path, **settings: Any
+) -> tuple[int, list[str]]:
     told: list[str] = []
-    with RemotePredictor(URL, retries=0, concurrency=3, transport=httpx.MockTransport(transport)) as remote:
-        films = find_films([study])
+    settings = {"retries": 0, "concurrency": 3} | settings
+    with RemotePredictor(URL, transport=httpx.MockTransport(transport), **settings) as remote:
+        films = list_named([study])
         asker = ServerAsker(remote, Options())
         return answer_many(asker, films, out, Options(), rank=Rank(), batch=1, tell=told.append), told
 
@@ -416,6 +457,22 @@ def test_a_server_is_asked_alike_and_goes_on_after_it_was_gone(study: Path, tmp_
     widths = pq.read_table(tmp_path / "p.parquet")["width"].to_pylist()
     sizes = [None if n in (5, 34) else (study.parent / f"{n}.png").stat().st_size for n in range(37)]
     assert widths == sizes
+
+
+def test_an_interrupt_does_not_wait_for_a_busy_server(study: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends the run at once, though films would be asked about for minutes."""
+    asked: list[None] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(None)
+        if len(asked) == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return httpx.Response(503, headers={"Retry-After": "20"})
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        of_server(serve, study, tmp_path / "p.parquet", patience=600.0)
+    assert time.monotonic() - begun < 15
 
 
 def test_a_model_that_is_exchanged_meanwhile_is_not_mixed_in(study: Path, tmp_path: Path) -> None:

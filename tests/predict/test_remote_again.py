@@ -192,7 +192,31 @@ def test_the_pause_is_no_shorter_than_asked(status: int) -> None:
     for stated in ("30", wait):
         pause = turn.hear(refusal(status, **{"Retry-After": stated}))
         assert isinstance(pause, wire.Pause)
-        assert 30 <= pause.seconds <= 32
+        assert 30 <= pause.seconds <= 33
+
+
+def test_a_busy_server_is_asked_for_as_long_as_patience_lasts_and_only_others_count(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.002)
+    busy = [refusal(503), refusal(429)] * 5
+    script = Script(*busy, httpx.ReadError("cut"), *busy)
+    assert ask([b"film"], transport=script.transport, retries=1, patience=5) == [prediction(4)]
+    script = Script(httpx.ReadError("cut"), *busy, httpx.ReadError("cut"))
+    with pytest.raises(ServeError, match="broke"):
+        ask([b"film"], transport=script.transport, retries=1, patience=5)
+    script = Script(*busy * 100)
+    with pytest.raises(ServeError, match="overloaded"):
+        ask([b"film"], transport=script.transport, retries=1, patience=0.05)
+    assert 2 <= len(script.asked) < 1000
+
+
+def test_what_a_busy_server_costs_is_not_of_the_films_time(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "retry_after", lambda headers: 0.1)
+    script = Script(*[refusal(503)] * 3)
+    assert ask([b"film"], transport=script.transport, timeout=0.25, retries=0, patience=60) == [prediction(4)]
+    (first, _), *_, (last, _) = script.asked
+    assert last - first > 0.25
 
 
 def test_nobody_waits_longer_than_the_film_has(ask: Ask) -> None:

@@ -303,11 +303,37 @@ def test_what_would_keep_a_worker_too_long_is_refused_before_it_is_asked(options
         predictor = FakePredictor()
         responses = answer_requests(predictor, [Ask(row, explain) for row in rows])
         assert [r.status for r in responses] == [status, 200]
-        assert predictor.calls == [1 if status == 400 else 2]
+        assert predictor.calls == ([1] if status == 400 else [1, 1] if "integrated" in options["explain"] else [2])
         if status == 400:
             error = json.loads(responses[0].body)["error"]
             assert error["message"].startswith(f"explain '{options['explain']}' ")
             assert "cxr-mtl predict" in error["hint"] or "'heatmaps'" in error["hint"]
+
+
+def test_who_would_wait_too_long_is_told_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films with slow maps go alone and last, so that they cost none of the others its turn."""
+    clock = [0.0]
+
+    class Slow(FakePredictor):
+        def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+            clock[0] += 40.0 if options.explain else 1.0
+            return super()._answer(source, options)
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    mapped = {"data": FILM, "explain": "integrated_gradients", "heatmaps": "Mass"}
+    predictor, ids = Slow(), "abcde"
+    rows = [mapped, FILM, mapped, b"bad", mapped]
+    responses = answer_requests(predictor, [Ask(row, id=id) for row, id in zip(rows, ids, strict=True)])
+    assert predictor.calls == [2, 1, 1]
+    assert [r.status for r in responses] == [200, 200, 200, 422, 503]
+    assert [r.id for r in responses] == list(ids)
+    assert json.loads(responses[-1].body)["error"] == {
+        "code": "busy",
+        "message": "There was no time left for this film.",
+        "hint": "Ask again, with fewer films or heat maps a request.",
+    }
+    clock[0] = 0.0
+    assert [r.status for r in answer_requests(predictor, [Ask(mapped)])] == [200], "alone it has its turn"
 
 
 def test_an_empty_batch_asks_nothing() -> None:

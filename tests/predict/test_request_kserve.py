@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Served
 from cxr_mtl.predict.kserve import MOST_FILMS, NO_PROBABILITY, OUTPUTS
+from cxr_mtl.predict.options import MOST_MAPS
 from cxr_mtl.predict.request import TOGETHER, Ask, Response, answer_requests
 from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import FLAGGED, FindingCall, Options, Prediction
@@ -211,6 +212,31 @@ def test_its_explanations_map_what_is_flagged_and_slow_maps_are_counted_over_its
     (one, two), _ = answer(infer(text(FILM), parameters=slow), infer(text(FILM), text(FILM), parameters=slow))
     assert (one.status, two.status) == (200, 400)
     assert json.loads(two.body)["error"].startswith("bad_request: explain 'integrated_gradients' is slow")
+
+
+@pytest.mark.parametrize(
+    ("films", "options", "each"),
+    [
+        (8, {"heatmaps": "flagged"}, 0),
+        (9, {"heatmaps": "flagged"}, 16),
+        (9, {"explain": "grad_cam"}, 16),
+        (16, {"heatmaps": "flagged", "top_k": 8}, 0),
+        (16, {"heatmaps": "flagged,Mass", "top_k": 8}, 9),
+        (16, {"heatmaps": "flagged", "findings": "Mass,Edema"}, 0),
+        (16, {"heatmaps": ",".join(f"finding {i}" for i in range(8))}, 0),
+        (16, {"heatmaps": ",".join(f"finding {i}" for i in range(9))}, 9),
+        (1, {"heatmaps": ",".join(f"finding {i}" for i in range(128))}, 0),
+    ],
+)
+def test_heat_maps_are_counted_over_all_films(films: int, options: dict[str, Any], each: int) -> None:
+    (said,), fake = answer(infer(*[text(FILM)] * films, parameters=options))
+    assert said.status == (400 if each else 200)
+    assert bool(fake.asked) is not bool(each)
+    if each:
+        assert json.loads(said.body)["error"] == (
+            f"bad_request: {films} films with up to {each} heat maps each: a server makes at most {MOST_MAPS} a"
+            " request. Send fewer films a request, or name fewer findings under 'heatmaps'."
+        )
 
 
 @pytest.mark.parametrize(

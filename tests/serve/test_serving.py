@@ -51,7 +51,7 @@ def test_the_page_names_every_option_metric_and_error() -> None:
     assert {(quoted(row[0])[0], row[1].split()[0]) for row in table("Metrics")} == {(m.name, m.kind) for m in METERS}
     said = {code: int(row[1]) for row in table("Errors") for code in quoted(row[0])}
     of_paths = {"missing", "unreadable"}  # a server is sent films, not told where they are
-    ours = {"bad_request": 400, "internal": 500, "out_of_memory": 507}
+    ours = {"bad_request": 400, "busy": 503, "internal": 500, "out_of_memory": 507}
     assert said == {code: status for code, status in STATUS.items() if code not in of_paths} | ours
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from cxr_mtl.data.sources.found import Found
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.tables.files import Films, read_list, read_table, short_hash
+from cxr_mtl.data.sources.tables.files import FilmFiles, read_list, read_table, short_hash
 from cxr_mtl.data.sources.tables.labels import stated_words
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
@@ -67,7 +67,7 @@ def read_nih(root: Path, ontology: Ontology, tally: Tally, *, allow_missing_imag
         "label_sha256": short_hash(table),
     }
     tally.note(f"labels from {table.name} ({info['label_version']}, sha256 {info['label_sha256']})")
-    rows = _find_films(root, _read_entries(table, tally), allow_missing_images, tally)
+    rows = _find_files(root, _read_entries(table, tally), allow_missing_images, tally)
     words = [[word.strip() for word in text.split("|")] for text in rows["Finding Labels"]]
     known = {label.casefold() for label in LABELS}
     stated, bad, unlisted = stated_words(words, NAME, ontology, tally, known=known)
@@ -125,7 +125,7 @@ def _stems(names: pd.Series[str]) -> pd.Index[str]:
     return pd.Index(names.str.replace(r"\.[A-Za-z]+$", "", regex=True), dtype="str")
 
 
-def _find_films(root: Path, rows: pd.DataFrame, allow_missing: bool, tally: Tally) -> pd.DataFrame:
+def _find_files(root: Path, rows: pd.DataFrame, allow_missing: bool, tally: Tally) -> pd.DataFrame:
     """Add ``path``; drop the rows without a film unless that is allowed."""
     folders = [path for path in sorted(root.glob("images_*/images")) if path.is_dir()]
     folders = [path for path in (root / "images", *folders) if path.is_dir()]
@@ -134,7 +134,7 @@ def _find_films(root: Path, rows: pd.DataFrame, allow_missing: bool, tally: Tall
         raise DataError(
             f"{root} has no {where}.", hint="Unpack NIH's images_*.tar.gz there, or --allow-missing-images."
         )
-    films = Films(root, folders)
+    films = FilmFiles(root, folders)
     paths = [films.find(name) for name in rows["Image Index"]]
     missing = np.asarray([path is None for path in paths], dtype=bool)
     if extra := len(films) - int((~missing).sum()):

@@ -28,7 +28,7 @@ from cxr_mtl.data.sources.found import Found
 from cxr_mtl.data.sources.padchest_words import BLANK, WORDS, read_listed
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.tables.files import Films, find_table, keep_films, read_table, short_hash
+from cxr_mtl.data.sources.tables.files import FilmFiles, find_table, keep_films, read_table, short_hash
 from cxr_mtl.data.sources.tables.labels import Flags, Labels, stated_words
 from cxr_mtl.errors import ConfigError, DataError
 from cxr_mtl.ontology import Ontology
@@ -150,7 +150,7 @@ def _with_films(table: pd.DataFrame, root: Path, allow_missing: bool, tally: Tal
     """Add ``image_path``; films lie in the folder that the table says, or in one folder for all."""
     below = sorted({name for name in table["ImageDir"].unique() if name.isdigit()}, key=int)
     folders = [root / top / name for top in _FOLDERS for name in ("", *below)]
-    films = Films(root, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
+    films = FilmFiles(root, [folder for folder in dict.fromkeys(folders) if folder.is_dir()])
     names = zip(table["ImageID"], table["ImageDir"], strict=True)
     paths = [(films.find(name) or f"{folder}/{name}").removeprefix("./") for name, folder in names]
     hint = "Unpack PadChest's zip files there, or --allow-missing-images."

@@ -20,7 +20,7 @@ import pandas as pd
 from cxr_mtl.data.sources.found import Found
 from cxr_mtl.data.sources.report import Tally
 from cxr_mtl.data.sources.tables.columns import read_ages, read_sexes, read_views
-from cxr_mtl.data.sources.tables.files import Films, find_table, keep_films, read_list, read_table, short_hash
+from cxr_mtl.data.sources.tables.files import FilmFiles, find_table, keep_films, read_list, read_table, short_hash
 from cxr_mtl.data.sources.tables.labels import Labels
 from cxr_mtl.errors import DataError
 from cxr_mtl.ontology import Ontology
@@ -146,7 +146,7 @@ def _add_classes(films: pd.DataFrame, root: Path, info: dict[str, Any], tally: T
 def _with_files(films: pd.DataFrame, root: Path, allow_missing: bool, tally: Tally) -> pd.DataFrame:
     """Add ``image_path``; films lie in Kaggle's folder, in a converted copy of it, or in the root."""
     folders = [*sorted(root.glob("stage_2_train_images*")), root / "images", root]
-    found = Films(root, [folder for folder in folders if folder.is_dir()])
+    found = FilmFiles(root, [folder for folder in folders if folder.is_dir()])
     names = [f"{name}.dcm" for name in films["name"]]
     paths = [(found.find(name) or f"stage_2_train_images/{name}").removeprefix("./") for name in names]
     hint = "Unpack stage_2_train_images.zip there, or --allow-missing-images."

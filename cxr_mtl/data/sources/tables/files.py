@@ -86,7 +86,7 @@ def short_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-class Films:
+class FilmFiles:
     """The image files in some folders, found by name or, for a copy in another format, by stem."""
 
     def __init__(self, root: Path, folders: Iterable[Path]) -> None:
