@@ -81,14 +81,14 @@ def film(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[str]:
     """Started by the README's command, on free ports in place of 8080."""
-    start = next(c for c in readme_commands("cxr-mtl serve") if "--stop" not in c)
+    start, look, stop = readme_commands("cxr-mtl serve")
     said = run(f"{start} --port 0", place)
     found = torchserve.status(torchserve.state_dir_of(place / "model_store"))
     assert found is not None
     assert found.info.url in said
     assert "key_file.json" in said
+    assert found.info.url in run(look, place)
     yield found.info.url
-    (stop,) = (c for c in readme_commands("cxr-mtl serve") if "--stop" in c)
     assert "stopped" in run(stop, place)
     assert torchserve.status(torchserve.state_dir_of(place / "model_store")) is None
 
@@ -107,9 +107,8 @@ print(json.dumps(next(part for part in shown if isinstance(part, dict))))
 """
 
 
-def ask_demo(place: Path, bundle: str, film: Path) -> dict[str, Any]:
-    """The README's demo command on any free port, asked by gradio_client in a process of its own."""
-    (command,) = [c for c in readme_commands("cxr-mtl demo") if bundle in c]
+def ask_demo(place: Path, command: str, film: Path) -> dict[str, Any]:
+    """A demo command on any free port, asked by gradio_client in a process of its own."""
     arguments = [*shlex.split(command), "--port", "0"]
     with subprocess.Popen(arguments, cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
@@ -151,10 +150,11 @@ def test_one_film_one_answer_through_every_door(place: Path, film: Path, server:
         headers={"Authorization": f"Bearer {read_key(place / key_file)}"},
         timeout=60,
     ).json()
-    in_demo = ask_demo(place, bundle, film)
+    here, of_server = readme_commands("cxr-mtl demo")
+    in_demo = [ask_demo(place, c.replace("http://127.0.0.1:8080", server), film) for c in (here, of_server)]
     reference = numbers(local)
     assert len(reference) > 40
-    for answer in (remote, raw, in_demo):
+    for answer in (remote, raw, *in_demo):
         assert answer["image"]["sha256"] == local["image"]["sha256"]
         assert answer["model"] == local["model"]
         assert np.abs(numbers(answer) - reference).max() < 1e-4
@@ -192,12 +192,12 @@ def test_two_ranks_in_the_readmes_words(place: Path) -> None:
     assert load_bundle(place / "runs" / "nih_two_ranks" / "best").trained
 
 
-def test_pictures_of_the_readme(place: Path, film: Path) -> None:
+def test_pictures_and_reports_of_the_readme(place: Path, film: Path) -> None:
     for command in readme_commands("cxr-mtl predict runs"):
         run(command, place)
-    for folder in ("pictures", "explained"):
-        with Image.open(place / folder / "film.png") as picture:
-            assert picture.size[0] > 100
+    with Image.open(place / "pictures" / "film.png") as picture:
+        assert picture.size[0] > 100
+    assert json.loads((place / "reports" / "film.fhir.json").read_text())["resourceType"] == "DiagnosticReport"
 
 
 def test_server_needs_the_key_and_survives_nonsense(place: Path, server: str) -> None:
