@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +20,7 @@ from cxr_mtl.evaluate.boxes import boxes
 from cxr_mtl.evaluate.collect import Answered, collect
 from cxr_mtl.evaluate.results import classification
 from cxr_mtl.metrics.intervals import patient_resamples
-from cxr_mtl.predict.compiled import BFLOAT16, About
+from cxr_mtl.predict.compiled import BFLOAT16, FLOAT32, GRAPH, NUMBERS, About
 from cxr_mtl.predict.predictor import LocalPredictor
 
 MOST_APART = 0.002
@@ -113,10 +115,16 @@ def prove(
     """
     precision = About.read(folder).precision
     some = _some(films, most)
-    exact, other = (
-        collect(LocalPredictor(side, device="cpu"), some.manifest, some.split, batch_size=8, progress=False)
-        for side in (bundle, replace(bundle, folder=folder))
-    )
+
+    def answers(side: Bundle) -> Answered:
+        asked = LocalPredictor(side, device="cpu")
+        return collect(asked, some.manifest, some.split, batch_size=8, progress=False)
+
+    exact, other = answers(bundle), answers(replace(bundle, folder=folder))
+    again_looked = other.probability
+    if precision == BFLOAT16:
+        with tempfile.TemporaryDirectory() as temp:
+            again_looked = answers(replace(bundle, folder=_in_float32(folder, Path(temp)))).probability
     apart = np.abs(exact.probability - other.probability)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a finding never trained has no mean
@@ -127,8 +135,9 @@ def prove(
     margins = fitted if margins is None else margins
     first, same, again = {}, {}, {}
     for point, cuts in bundle.operating_points.items():
-        first[point], _ = _calls(exact.probability, other.probability, names, cuts, {})
-        same[point], again[point] = _calls(exact.probability, other.probability, names, cuts, margins)
+        looks = exact.probability, other.probability, again_looked
+        first[point], _ = _calls(*looks, names, cuts, {})
+        same[point], again[point] = _calls(*looks, names, cuts, margins)
     return Proof(
         margins,
         {
@@ -159,16 +168,30 @@ def _some(films: ProofFilms, most: int) -> ProofFilms:
     return ProofFilms(replace(films.manifest, table=table.iloc[rows].reset_index(drop=True)), films.split)
 
 
+def _in_float32(folder: Path, copy: Path) -> Path:
+    """The compiled encoder of a folder as second looks use it."""
+    for name in (GRAPH, NUMBERS):
+        shutil.copyfile(folder / name, copy / name)
+    replace(About.read(folder), precision=FLOAT32).write(copy)
+    return copy
+
+
 def _calls(
-    exact: Floats, other: Floats, names: tuple[str, ...], cuts: Mapping[str, float], margins: Mapping[str, float]
+    exact: Floats,
+    first: Floats,
+    second: Floats,
+    names: tuple[str, ...],
+    cuts: Mapping[str, float],
+    margins: Mapping[str, float],
 ) -> tuple[float, float]:
     """Share of films whose calls are all the same once the doubtful were looked at again, and the share of those."""
     columns = [i for i, name in enumerate(names) if name in cuts]
     cut = np.array([cuts[names[i]] for i in columns])
     margin = np.array([margins.get(names[i], 0.0) for i in columns])
-    exact, other = exact[:, columns], other[:, columns]
-    again = (np.abs(other - cut) < margin).any(axis=1)
-    alike = ((exact >= cut) == (other >= cut)).all(axis=1) | again
+    exact, first, second = exact[:, columns], first[:, columns], second[:, columns]
+    again = (np.abs(first - cut) < margin).any(axis=1)
+    answered = np.where(again[:, None], second, first)
+    alike = ((exact >= cut) == (answered >= cut)).all(axis=1)
     return float(alike.mean()), float(again.mean())
 
 

@@ -116,11 +116,13 @@ class Compiled:
         model: the heads are the bundle's own.
         precision: in which the encoder computes on this machine.
         margins: see ``About``; none where that is float32.
+        exact: the same in float32, for second looks; ``model`` itself where that is float32.
     """
 
     model: MultiTaskModel
     precision: str
     margins: Mapping[str, float]
+    exact: MultiTaskModel
 
 
 def load_compiled(bundle: Bundle, threads: Sequence[int]) -> Compiled | None:
@@ -144,14 +146,19 @@ def load_compiled(bundle: Bundle, threads: Sequence[int]) -> Compiled | None:
     if not openvino_is_here():
         _logger.warning("OpenVINO is not installed, so torch answers in its place: slower. pip install openvino")
         return None
-    precision = about.precision if can_bfloat16() else FLOAT32
-    try:
-        encoder = CompiledEncoder(folder / GRAPH, precision, model.encoder.channels, threads)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(f"{folder / GRAPH} cannot be compiled: {reason}", hint=_AGAIN) from None
-    whole = MultiTaskModel(encoder, model.findings, model.hierarchy, model.boxes).eval()
-    return Compiled(whole, precision, about.margins if precision == BFLOAT16 else {})
+
+    def compiled(precision: str) -> MultiTaskModel:
+        try:
+            encoder = CompiledEncoder(folder / GRAPH, precision, model.encoder.channels, threads)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(f"{folder / GRAPH} cannot be compiled: {reason}", hint=_AGAIN) from None
+        return MultiTaskModel(encoder, model.findings, model.hierarchy, model.boxes).eval()
+
+    exact = compiled(FLOAT32)
+    if about.precision == BFLOAT16 and can_bfloat16():
+        return Compiled(compiled(BFLOAT16), BFLOAT16, about.margins, exact)
+    return Compiled(exact, FLOAT32, {}, exact)
 
 
 def doubtful(

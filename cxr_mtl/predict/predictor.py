@@ -107,7 +107,8 @@ class LocalPredictor:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
-        self._model, self._margins, name, precision = self.bundle.model, dict[str, float](), "torch", "float32"
+        self._model = self._exact = self.bundle.model
+        self._margins, name, precision = dict[str, float](), "torch", "float32"
         threads_used = {torch.get_num_threads()}
         self._busy: Callable[[], AbstractContextManager[None]] = nullcontext
         self._all_cores: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -116,7 +117,7 @@ class LocalPredictor:
             self._busy, self._all_cores = neighbours.busy, neighbours.all_cores
         compiled = load_compiled(self.bundle, sorted(threads_used)) if self._device.type == "cpu" else None
         if compiled is not None:
-            self._model, self._margins = compiled.model, dict(compiled.margins)
+            self._model, self._exact, self._margins = compiled.model, compiled.exact, dict(compiled.margins)
             name, precision = "openvino", compiled.precision
         self.engine = Engine(name, precision, str(self._device), torch.get_num_threads())
 
@@ -205,7 +206,7 @@ class LocalPredictor:
         if again:
             watch.again.append(len(again))
             with lap(watch.model):
-                exact = self._forward([squares[row] for row in again], self.bundle.model)
+                exact = self._forward([squares[row] for row in again], self._exact)
                 replace_rows(outputs, again, exact)
                 for row, answer in zip(again, self._answers(exact, [boxes[row] for row in again]), strict=True):
                     answers[row] = answer

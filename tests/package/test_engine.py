@@ -131,17 +131,36 @@ def test_a_worker_that_has_all_cores_for_a_film_answers_the_same(
 
 @pytest.mark.slow
 def test_a_doubtful_film_is_looked_at_again_in_float32(bundle: Bundle, equipped: Bundle) -> None:
-    """With another network's encoder all numbers are wrong, unless every film is doubtful."""
+    """With another network's first look all numbers are wrong, unless every film is doubtful."""
     truth = probabilities(LocalPredictor(bundle, device="cpu"), noise(2))
-    folder = _of_other_weights(bundle, equipped.folder / "other")
-    for name in FILES:
-        (folder / name).replace(equipped.folder / name)
-    wrong = LocalPredictor(equipped, device="cpu")
+    other = replace(bundle, folder=_of_other_weights(bundle, equipped.folder / "other"))
+    wrong, first_look = LocalPredictor(equipped, device="cpu"), load_compiled(other, [1])
+    assert first_look
+    wrong._model = first_look.model
     assert np.abs(probabilities(wrong, noise(2)) - truth).max() > 0.01
     wrong._margins = dict.fromkeys(bundle.trained, 1.0)
-    assert np.abs(probabilities(wrong, noise(2)) - truth).max() < 1e-6
+    assert np.abs(probabilities(wrong, noise(2)) - truth).max() < 1e-5
     wrong._margins = {"Mass": 1.0}  # one is enough
-    assert np.abs(probabilities(wrong, noise(2)) - truth).max() < 1e-6
+    assert np.abs(probabilities(wrong, noise(2)) - truth).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_second_looks_of_bfloat16_are_float32s(bundle: Bundle, equipped: Bundle) -> None:
+    if not of_predict.can_bfloat16():
+        pytest.skip("this CPU has no bfloat16")
+    truth = probabilities(LocalPredictor(bundle, device="cpu"), noise(2))
+    About(bundle.sha256, "bfloat16", dict.fromkeys(bundle.trained, 1.0)).write(equipped.folder)
+    ours = LocalPredictor(equipped, device="cpu")
+    assert ours.engine.precision == "bfloat16"
+    assert np.abs(probabilities(ours, noise(2)) - truth).max() < 1e-5
+    ours._margins = {}
+    assert np.abs(probabilities(ours, noise(2)) - truth).max() > 1e-5
+
+
+def test_a_second_look_that_is_wrong_is_seen_by_the_proof() -> None:
+    exact, near, cuts, margins = np.array([[0.6]]), np.array([[0.51]]), {"Mass": 0.5}, {"Mass": 0.1}
+    assert proving._calls(exact, near, exact, ("Mass",), cuts, margins) == (1.0, 1.0)
+    assert proving._calls(exact, near, 1 - exact, ("Mass",), cuts, margins) == (0.0, 1.0)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.1))
@@ -292,8 +311,8 @@ def test_second_looks_mend_calls() -> None:
     exact = np.array([[0.51, 0.1], [0.30, 0.6], [0.9, 0.9], [0.1, 0.1]])
     other = np.array([[0.49, 0.1], [0.60, 0.6], [0.9, 0.9], [0.1, 0.1]])
     names, cuts = ("Mass", "Edema"), {"Mass": 0.5, "Edema": 0.5}
-    assert proving._calls(exact, other, names, cuts, {"Mass": 0.0, "Edema": 0.0}) == (0.5, 0.0)
-    assert proving._calls(exact, other, names, cuts, {"Mass": 0.02, "Edema": 0.0}) == (0.75, 0.25)
+    assert proving._calls(exact, other, exact, names, cuts, {"Mass": 0.0, "Edema": 0.0}) == (0.5, 0.0)
+    assert proving._calls(exact, other, exact, names, cuts, {"Mass": 0.02, "Edema": 0.0}) == (0.75, 0.25)
 
 
 @pytest.mark.slow
