@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -109,7 +110,9 @@ def _overlap(box: ScoredBox, other: Mapping[str, Any]) -> float:
 
 def _run(archive: Path, films: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-I", str(Path(rehearsal.__file__)), str(archive), str(films)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    with tempfile.TemporaryDirectory() as temp:  # what a worker leaves in its temporary folder goes with it
+        environment = os.environ | {"TMPDIR": temp}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     _, mark, said = done.stdout.partition("\nANSWERS\n")
     if done.returncode != 0 or not mark:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_mtl.bundle import Bundle, load_bundle
-from cxr_mtl.cores import num_cores
 from cxr_mtl.data.geometry import Letterbox
 from cxr_mtl.data.read import read_frontal
 from cxr_mtl.data.refuse import no_memory
@@ -113,7 +112,7 @@ class LocalPredictor:
         self._busy: Callable[[], AbstractContextManager[None]] = nullcontext
         self._all_cores: Callable[[], AbstractContextManager[None]] = nullcontext
         if neighbours and self._device.type == "cpu":
-            threads_used.add(num_cores())
+            threads_used.add(neighbours.cores)
             self._busy, self._all_cores = neighbours.busy, neighbours.all_cores
         compiled = load_compiled(self.bundle, sorted(threads_used)) if self._device.type == "cpu" else None
         if compiled is not None:

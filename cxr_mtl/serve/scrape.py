@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
@@ -124,4 +125,8 @@ def scrape(url: str) -> Metrics:
 def read_metrics(text: str) -> Metrics:
     """Reads Prometheus' text; comments and lines of another form are left out."""
     found = (_SAMPLE.fullmatch(line.strip()) for line in text.splitlines() if not line.startswith("#"))
-    return Metrics([Sample(m["name"], dict(_LABEL.findall(m["labels"] or "")), float(m["value"])) for m in found if m])
+    read = []
+    for match in filter(None, found):
+        with suppress(ValueError):
+            read.append(Sample(match["name"], dict(_LABEL.findall(match["labels"] or "")), float(match["value"])))
+    return Metrics(read)

@@ -27,7 +27,6 @@ from cxr_mtl.package.engine import FILES, convert_encoder, equip, proof_films
 from cxr_mtl.package.prove import Proof, ProofFilms, prove
 from cxr_mtl.predict import compiled as of_predict
 from cxr_mtl.predict import neighbours as of_neighbours
-from cxr_mtl.predict import predictor as of_predictor
 from cxr_mtl.predict.compiled import ABOUT, GRAPH, About, CompiledEncoder, doubtful, load_compiled, replace_rows
 from cxr_mtl.predict.neighbours import Neighbours
 from cxr_mtl.predict.predictor import LocalPredictor
@@ -111,8 +110,7 @@ def test_float32_is_torchs_whatever_the_batch(bundle: Bundle, equipped: Bundle, 
 def test_a_worker_that_has_all_cores_for_a_film_answers_the_same(
     bundle: Bundle, equipped: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (of_neighbours, of_predictor):
-        monkeypatch.setattr(module, "num_cores", lambda: 2)
+    monkeypatch.setattr(of_neighbours, "num_cores", lambda: 2)
     seen, passes = [], CompiledEncoder.forward
 
     def forward(self: CompiledEncoder, images: torch.Tensor) -> list[torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from cxr_mtl.predict import neighbours
-from cxr_mtl.predict.neighbours import Neighbours
+from cxr_mtl.predict.neighbours import Neighbours, neighbours_here
 
 CORES = 3
 
@@ -95,7 +96,7 @@ def test_an_error_gives_the_cores_back(file: Path) -> None:
 
 
 def test_a_neighbour_that_hangs_with_all_cores_holds_nobody_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "PATIENCE", 0.1)
+    monkeypatch.setattr(neighbours, "PATIENCE", 0.5)
     ours, other = Neighbours(file), hold(file, "LOCK_EX")
     try:
         other.send_signal(signal.SIGSTOP)
@@ -103,6 +104,7 @@ def test_a_neighbour_that_hangs_with_all_cores_holds_nobody_up(file: Path, monke
         with ours.busy():
             waited = time.monotonic() - started
             assert threads_of_a_pass(ours) == 1
+            assert time.monotonic() - started < waited + neighbours.PATIENCE, "waited for once, and not for each pass"
         assert waited >= neighbours.PATIENCE
     finally:
         end(other)
@@ -117,3 +119,24 @@ def test_a_request_waits_for_a_pass_that_has_all_cores(file: Path, monkeypatch: 
         assert threads_of_a_pass(ours) == CORES
     other.wait()
     other.stdout.close()  # type: ignore[union-attr]
+
+
+def test_where_no_file_can_be_shared_each_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = neighbours_here()
+    assert ours is not None
+    (made,) = tmp_path.iterdir()
+    assert made.stat().st_mode & 0o777 == 0o600
+    made.unlink()
+    made.symlink_to(tmp_path / "elsewhere")
+    assert neighbours_here() is None, "a link is another's doing"
+    assert not (tmp_path / "elsewhere").exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    assert neighbours_here() is None
+
+
+def test_cores_are_counted_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Neighbours(file)
+    monkeypatch.setattr(neighbours, "num_cores", lambda: CORES + 1)
+    with ours.busy():
+        assert threads_of_a_pass(ours) == CORES == ours.cores

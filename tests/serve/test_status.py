@@ -96,6 +96,11 @@ def test_histograms_of_two_hosts_add_up(here: list[float], there: list[float]) -
     assert (both.bounds, both.counts) == (BOUNDS, histogram(here + there).counts)
 
 
+def test_lines_of_another_form_are_left_out() -> None:
+    read = read_metrics('# HELP x y\nx 1\nx{a="b"} 2\nx nan\nfoo bar\nx{ 3\n\n')
+    assert [sample.labels for sample in read.samples] == [{}, {"a": "b"}, {}]
+
+
 def test_metrics_are_read_by_name_and_label() -> None:
     metrics = read_metrics(SCRAPED)
     assert metrics.by("cxr_films_total", "code", model_version="1.0") == {"lateral": 7.0, "ok": 4.0}
