@@ -47,8 +47,10 @@ def test_commands_and_python_run(place: Path, capsys: pytest.CaptureFixture[str]
     commands = [
         line for block in blocks("sh") for line in block.splitlines() if line.startswith("cxr-mtl predict runs")
     ]
-    assert len(commands) >= 3
-    for command in commands[:3]:
+    *alone, of_slurm = commands
+    assert "--out" in of_slurm
+    assert len(alone) >= 5
+    for command in alone:
         done = CliRunner().invoke(app, shlex.split(command)[1:])
         assert done.exit_code == 0, (command, done.output)
     snippets = blocks("python")
