@@ -105,14 +105,10 @@ def look(state_dir: Path) -> Look | None:
         return None
     changing, draining = is_being_changed(state_dir), (state_dir / DRAIN_MARK).exists()
     metrics, counted = _scrape(state.info)
-    try:
-        with Management(state.info) as management:
-            found = management.models()
-            # A worker that is asked uses its processor, and a drain waits until none does.
-            ask = None if draining or changing else management
-            models = tuple(_model(model, metrics, ask) for model in found)
-    except ServeError:  # Not up yet, or too busy to say.
-        models = ()
+    with Management(state.info) as management:
+        # A worker that is asked uses its processor, and a drain waits until none does.
+        ask = None if draining or changing else management
+        models = tuple(_model(model, metrics, ask) for model in _told(management))
     changing = changing or is_being_changed(state_dir)  # It may have begun, or ended, while we asked.
     answering = {model.name for model in models if any(worker.ready for worker in model.workers)}
     up = answering >= set(state.info.models)
@@ -131,6 +127,19 @@ def look(state_dir: Path) -> Look | None:
         front_end={f"{digit}xx": metrics.total(f"Requests{digit}XX") for digit in (2, 4, 5)},
         waits=_waits(metrics),
     )
+
+
+def _told(management: Management) -> tuple[ModelStatus, ...]:
+    """What the server says of its models; nothing where it is not up yet, or too busy to say.
+
+    TorchServe refuses now and then while a version loads.
+    """
+    for pause in (0.2, 0.5, 0.0):
+        try:
+            return management.models()
+        except ServeError:
+            time.sleep(pause)
+    return ()
 
 
 def _state(draining: bool, changing: bool, up: bool, told: bool) -> str:
