@@ -194,7 +194,7 @@ def test_looks_are_laid_over_one_another(tiny_bundle: Path, method: str) -> None
     film[..., 32:64, 176:208] = 255.0
     peaks = []
     for views in (1, 5):
-        heat = explain(method, bundle.model, film, bundle.model.encoder(normalise(film))[-LEVELS:], 0, views)
+        (heat,) = explain(method, bundle.model, film, bundle.model.encoder(normalise(film))[-LEVELS:], [0], views)
         heat = (heat - heat.median()).clamp(min=0)
         weight = heat / heat.sum()
         peaks.append((float((weight.sum(1) * torch.arange(16)).sum()), float((weight.sum(0) * torch.arange(16)).sum())))
@@ -297,7 +297,7 @@ def taught(request: pytest.FixtureRequest) -> tuple[str, Any]:
 def maps_of(method: str, model: Any, film: Tensor) -> Tensor:
     with torch.no_grad():
         maps = judge(model, film, 1).features
-    return explain(method, model, film, maps, 0)
+    return explain(method, model, film, maps, [0])[0]
 
 
 @pytest.mark.slow
