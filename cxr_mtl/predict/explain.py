@@ -82,7 +82,8 @@ def make_score(model: MultiTaskModel, finding: int, views: int = 1, end: float =
 
 def _see(model: MultiTaskModel, look: Tensor, end: float) -> list[Tensor]:
     check_end(end)
-    return model.encoder(look)[-LEVELS:]
+    maps: list[Tensor] = model.encoder(look)[-LEVELS:]
+    return maps
 
 
 def _laid_over(
