@@ -153,7 +153,7 @@ def make_methods(predictor: LocalPredictor, arguments: argparse.Namespace, train
     own = [name for name in arguments.methods if name != "attention" or network.pooling == "attention"]
 
     def method(name: str) -> Any:
-        return lambda model, image, maps, column: explain(name, model, image, maps, column, network.views)
+        return lambda model, image, maps, column: explain(name, model, image, maps, [column], network.views)[0]
 
     methods = {name: method(name) for name in own}
     if arguments.candidates:

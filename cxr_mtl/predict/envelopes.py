@@ -28,10 +28,11 @@ _HEAD = 4096  # bytes in which a body of KServe's has come to its inputs
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The model's name and version on the server, which need not be the bundle's."""
+    """The model's name and version on the server, which need not be the bundle's, and its looks at a film."""
 
     name: str = ""
     version: str = ""
+    views: int = 1
 
 
 class Form(Protocol):

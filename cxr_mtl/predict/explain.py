@@ -16,6 +16,7 @@ is imported by the two methods that need it, when they are asked for: a server s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from cxr_mtl.model.classify import LEVELS, ClassifyHead
 from cxr_mtl.model.multitask import ZOOMS, MultiTaskModel, looks, zoomed
+from cxr_mtl.predict.watch import check_end
 
 STEPS = 16  # of the way to the film
 PATCH, STRIDE = 8, 16  # a covered patch is an eighth of the side, and moves by a sixteenth: 225 films a map
@@ -31,43 +33,73 @@ CELLS = 16  # a side, to which pixels are added up: single pixels are noise
 TOGETHER = 16  # films of 224 px in one pass; fewer of larger ones, for memory's sake
 
 Score = Callable[[Tensor], Tensor]  # (B, 1, S, S) films, 0 to 255, to (B,) logits
+OfMaps = Callable[[ClassifyHead, Sequence[Tensor], int], Tensor]
 
 
 def explain(
-    method: str, model: MultiTaskModel, image: Tensor, maps: Sequence[Tensor], finding: int, views: int = 1
-) -> Tensor:
-    """The map of one finding on one film.
+    method: str,
+    model: MultiTaskModel,
+    image: Tensor,
+    maps: Sequence[Tensor],
+    findings: Sequence[int],
+    views: int = 1,
+    end: float = math.inf,
+) -> list[Tensor]:
+    """The maps of one film's findings. Each look is seen once for all of them.
 
     Args:
         method: one of ``types.EXPLANATIONS``.
         model: in evaluation mode.
         image: (1, 1, S, S), 0 to 255.
         maps: the encoder's last of that film, as the findings head gets them; they were computed for the answer.
-        finding: index into C.
+        findings: indices into C.
         views: looks at the film whose mean is answered.
+        end: of ``time.monotonic``, after which no pass through the encoder and no map begins.
 
     Returns:
-        (H, W) over the input square, at least 0; all 0 where nothing speaks for the finding.
+        Of each finding (H, W) over the input square, at least 0; all 0 where nothing speaks for the finding.
+
+    Raises:
+        ImageError: code ``busy``: the end came first.
     """
     if method in _OF_PIXELS:
-        return _OF_PIXELS[method](make_score(model, finding, views), image.float())
-    of_maps = _OF_MAPS[method]
-    heats = [of_maps(model.findings, maps, finding)]
-    for zoom, look in zip(ZOOMS, looks(image, views)[1:], strict=False):
-        with torch.no_grad():
-            seen = model.encoder(look)[-LEVELS:]
-        heats.append(zoomed(of_maps(model.findings, seen, finding)[None, None], 1 / zoom)[0, 0])
-    return torch.stack(heats).mean(0)
+        of_pixels = _OF_PIXELS[method]
+        return [of_pixels(make_score(model, finding, views, end), image.float()) for finding in findings]
+    with torch.no_grad():
+        others = [_see(model, look, end) for look in looks(image, views)[1:]]
+    return [_laid_over(_OF_MAPS[method], model.findings, maps, others, finding, end) for finding in findings]
 
 
-def make_score(model: MultiTaskModel, finding: int, views: int = 1) -> Score:
-    """The answered logit of one finding as a function of films."""
+def make_score(model: MultiTaskModel, finding: int, views: int = 1, end: float = math.inf) -> Score:
+    """The answered logit of one finding as a function of films; ``end`` as of ``explain``."""
 
     def score(films: Tensor) -> Tensor:
-        logits = [model.findings(model.encoder(look)[-LEVELS:])[:, finding] for look in looks(films, views)]
+        logits = [model.findings(_see(model, look, end))[:, finding] for look in looks(films, views)]
         return torch.stack(logits).mean(0)
 
     return score
+
+
+def _see(model: MultiTaskModel, look: Tensor, end: float) -> list[Tensor]:
+    check_end(end)
+    maps: list[Tensor] = model.encoder(look)[-LEVELS:]
+    return maps
+
+
+def _laid_over(
+    of_maps: OfMaps,
+    head: ClassifyHead,
+    first: Sequence[Tensor],
+    others: Sequence[Sequence[Tensor]],
+    finding: int,
+    end: float,
+) -> Tensor:
+    """(H, W) mean over the looks, each laid back over the film."""
+    check_end(end)
+    heats = [of_maps(head, first, finding)]
+    for zoom, maps in zip(ZOOMS, others, strict=False):
+        heats.append(zoomed(of_maps(head, maps, finding)[None, None], 1 / zoom)[0, 0])
+    return torch.stack(heats).mean(0)
 
 
 def grad_cam(head: ClassifyHead, maps: Sequence[Tensor], finding: int) -> Tensor:
@@ -146,10 +178,7 @@ def _together(image: Tensor) -> int:
     return max(1, TOGETHER * 224**2 // image[0, 0].numel())
 
 
-_OF_MAPS: dict[str, Callable[[ClassifyHead, Sequence[Tensor], int], Tensor]] = {
-    "grad_cam": grad_cam,
-    "attention": attention,
-}
+_OF_MAPS: dict[str, OfMaps] = {"grad_cam": grad_cam, "attention": attention}
 _OF_PIXELS: dict[str, Callable[[Score, Tensor], Tensor]] = {
     "integrated_gradients": lambda score, image: added_up(integrated_gradients(score, image, blurred(image))),
     "occlusion": lambda score, image: added_up(occlusion(score, image, torch.zeros_like(image))),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,14 +13,57 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from cxr_mtl.bundle import Bundle
 from cxr_mtl.data.geometry import Letterbox
-from cxr_mtl.types import HeatArray, Heatmap
+from cxr_mtl.predict.admit import Admitted
+from cxr_mtl.predict.explain import explain
+from cxr_mtl.predict.response import findings_to_map
+from cxr_mtl.types import Answer, HeatArray, Heatmap, Options, Prediction
 
 NEGATIVE = 0.5  # the most that a finding below its threshold may glow: nobody should take it for a called one
 MAX_SIDE = 512  # of the PNG; the map has some ten cells a side, so more pixels would only be interpolation
 ARRAY_SIDE = 128  # of the array: for counting, not for looking at, so a few numbers a cell are enough
 
 _DTYPE = "<f4"
+
+
+def make_heatmaps(
+    bundle: Bundle,
+    film: Admitted,
+    maps: Sequence[Tensor],
+    answer: Answer,
+    prediction: Prediction,
+    options: Options,
+    end: float = math.inf,
+) -> tuple[Heatmap, ...]:
+    """The heat maps that are wanted of one film.
+
+    Args:
+        bundle: what answered.
+        film: what it was asked about.
+        maps: the encoder's last of that film, (1, F, H, W) and coarser.
+        answer: the film's numbers.
+        prediction: what was made of them.
+        options: what is wanted.
+        end: of ``time.monotonic``; see ``explain``.
+
+    Raises:
+        ImageError: code ``busy``: the end came first.
+    """
+    network, thresholds = bundle.description.model, bundle.operating_points[options.operating_point]
+    method = options.explain or ("attention" if network.pooling == "attention" else "grad_cam")
+    wanted = findings_to_map(bundle, prediction, options)
+    names = [name for name in wanted if name in thresholds and bundle.sees(name)]
+    if not names:
+        return ()  # of what was never trained there is no score to explain
+    columns = [bundle.ontology.index(name) for name in names]
+    image = torch.from_numpy(film.square)[None, None].to(maps[0].device)
+    heats = explain(method, bundle.model, image, maps, columns, network.views, end)
+    heatmaps = []
+    for name, column, heat in zip(names, columns, heats, strict=True):
+        shown = strength(heat, float(answer.finding_probability[column]), thresholds[name])
+        heatmaps.append(make_heatmap(name, shown, film.box, method, options.heatmap_format))
+    return tuple(heatmaps)
 
 
 def strength(cam: Tensor, probability: float, threshold: float) -> Tensor:

@@ -72,8 +72,13 @@ def options_to_dict(options: Options) -> dict[str, Any]:
     }
 
 
-def check_time(options: Options, num_films: int = 1) -> None:
+def check_time(options: Options, num_films: int = 1, views: int = 1) -> None:
     """Refuse heat maps that take long: who does not answer in time is ended, with all that others sent him.
+
+    Args:
+        options: what is wanted of each film.
+        num_films: of the request.
+        views: the model's looks at a film; a slow map goes over the pixels of each.
 
     Raises:
         ImageError: code ``bad_request``.
@@ -82,8 +87,11 @@ def check_time(options: Options, num_films: int = 1) -> None:
         hint = "Run `cxr-mtl predict --explain occlusion` on your own machine, or choose another method."
         raise bad_request("explain 'occlusion' takes too long for a server.", hint)
     maps = set(options.heatmaps or ((FLAGGED,) if options.explain else ()))
-    if is_slow(options) and (FLAGGED in maps or len(maps) * num_films > MOST_SLOW_MAPS):
-        what = f"explain 'integrated_gradients' is slow: a server makes at most {MOST_SLOW_MAPS} such maps, by name."
+    most = max(1, MOST_SLOW_MAPS // views)
+    if is_slow(options) and (FLAGGED in maps or len(maps) * num_films > most):
+        what = (
+            f"explain 'integrated_gradients' is slow: of this model a server makes at most {most} a request, by name."
+        )
         raise bad_request(what, "Name the findings under 'heatmaps', or choose another method.")
     each = len(maps - {FLAGGED}) + (_most_flagged(options) if FLAGGED in maps else 0)
     if each * num_films > MOST_MAPS:

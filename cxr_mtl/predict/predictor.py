@@ -25,12 +25,11 @@ from cxr_mtl.model.multitask import MultiTaskModel, judge, pooled
 from cxr_mtl.model.weak import weak_boxes
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.compiled import doubtful, load_compiled, replace_rows
-from cxr_mtl.predict.explain import explain
-from cxr_mtl.predict.heatmap import make_heatmap, strength
+from cxr_mtl.predict.heatmap import make_heatmaps
 from cxr_mtl.predict.neighbours import Neighbours
-from cxr_mtl.predict.response import check_options, findings_to_map, respond
+from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.predict.watch import Stopwatch, lap
-from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Heatmap, Options, Outputs, Prediction, Radiograph, ScoredBox
+from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Options, Outputs, Prediction, Radiograph, ScoredBox
 
 FloatTable = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -162,8 +161,11 @@ class LocalPredictor:
             for row, ((i, film), answer) in enumerate(zip(films.items(), answers, strict=True)):
                 prediction = respond(self.bundle, film.film, answer, requests[i][1], unlike[row])
                 maps = [m[row : row + 1] for m in outputs.features]
-                heatmaps = self._heatmaps(film, maps, answer, prediction, requests[i][1])
-                results[i] = replace(prediction, heatmaps=heatmaps)
+                try:
+                    heatmaps = make_heatmaps(self.bundle, film, maps, answer, prediction, requests[i][1], watch.end)
+                    results[i] = replace(prediction, heatmaps=heatmaps)
+                except ImageError as error:
+                    results[i] = error
         return [r for r in results if r is not None]
 
     def _alone(self, request: tuple[Path | bytes, Options]) -> Prediction | ImageError:
@@ -264,22 +266,6 @@ class LocalPredictor:
             _scored(letterbox, names, film_boxes.astype(np.float64), film_scores.tolist(), weak=True)
             for letterbox, film_boxes, film_scores in zip(letterboxes, boxes, scores, strict=True)
         ]
-
-    def _heatmaps(
-        self, film: Admitted, maps: Sequence[Tensor], answer: Answer, prediction: Prediction, options: Options
-    ) -> tuple[Heatmap, ...]:
-        bundle, heatmaps = self.bundle, []
-        network, thresholds = bundle.description.model, bundle.operating_points[options.operating_point]
-        method = options.explain or ("attention" if network.pooling == "attention" else "grad_cam")
-        for name in findings_to_map(bundle, prediction, options):
-            if name not in thresholds or not bundle.sees(name):
-                continue  # never trained: there is no score to explain
-            image = torch.from_numpy(film.square)[None, None].to(self._device)
-            column = bundle.ontology.index(name)
-            heat = explain(method, bundle.model, image, maps, column, network.views)
-            shown = strength(heat, float(answer.finding_probability[column]), thresholds[name])
-            heatmaps.append(make_heatmap(name, shown, film.box, method, options.heatmap_format))
-        return tuple(heatmaps)
 
 
 def _scored(

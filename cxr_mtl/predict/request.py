@@ -21,7 +21,7 @@ from cxr_mtl.errors import ImageError
 from cxr_mtl.predict.envelopes import Asked, Plain, Row, Served, read_plain, read_row, refused
 from cxr_mtl.predict.kserve import is_infer, read_infer
 from cxr_mtl.predict.options import check_time, is_slow
-from cxr_mtl.predict.watch import Stopwatch
+from cxr_mtl.predict.watch import Stopwatch, late
 from cxr_mtl.types import FLAGGED, Options, Prediction
 
 __all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "out_of_memory", "parse_request"]
@@ -29,8 +29,9 @@ __all__ = ["AnswersEach", "Ask", "Response", "answer_requests", "out_of_memory",
 TOGETHER = 4
 """Films in one pass, where a batch has fewer requests: a request of many takes no more memory than many of one."""
 
-SECONDS = 60.0
-"""Of a batch, after which no further film has its turn. After 120, TorchServe ends the worker and all that it holds."""
+SECONDS, MAP_SECONDS = 60.0, 90.0
+"""Of a batch, after which no further film has its turn, and no step of a heat map begins, be it of the film under way.
+After 120, TorchServe ends the worker and all that it holds."""
 
 _logger = logging.getLogger(__name__)
 
@@ -110,7 +111,9 @@ def answer_requests(
         served: what the model is called here.
         watch: is told what took how long.
     """
-    read = [_read(ask) for ask in asks]
+    began, served = time.monotonic(), served or Served()
+    watch = replace(watch or Stopwatch(), end=began + MAP_SECONDS)
+    read = [_read(ask, served.views) for ask in asks]
     ids = [ask.id if ask.own_id else asked.form.id or ask.id for ask, asked in zip(asks, read, strict=True)]
     films = [
         (film, asked.options, called)
@@ -118,10 +121,10 @@ def answer_requests(
         for film in asked.films
         if isinstance(film, bytes)
     ]
-    answers, end = dict[int, Prediction | ImageError](), time.monotonic() + SECONDS
+    answers = dict[int, Prediction | ImageError]()
     for turn in _turns([options for _, options, _ in films], max(TOGETHER, len(asks))):
-        late = bool(answers) and time.monotonic() > end
-        said = [_LATE] * len(turn) if late else _answer(predictor, [films[i] for i in turn], watch or Stopwatch())
+        over = bool(answers) and time.monotonic() > began + SECONDS
+        said = [late() for _ in turn] if over else _answer(predictor, [films[i] for i in turn], watch)
         answers |= zip(turn, said, strict=True)
     in_order = (answers[i] for i in range(len(films)))
     return [
@@ -132,7 +135,7 @@ def answer_requests(
     ]
 
 
-def _read(ask: Ask) -> Asked:
+def _read(ask: Ask, views: int) -> Asked:
     """The request as it was read, or refused."""
     asked = None
     try:
@@ -140,7 +143,7 @@ def _read(ask: Ask) -> Asked:
         asked = read_infer(fields) if is_infer(fields) else read_plain(fields)
         if ask.explain and not asked.options.heatmaps:
             asked = replace(asked, options=replace(asked.options, heatmaps=(FLAGGED,)))
-        check_time(asked.options, len(asked.films))
+        check_time(asked.options, len(asked.films), views)
     except ImageError as error:
         return refused(error, asked.form if asked else Plain())
     except Exception as error:
@@ -169,16 +172,16 @@ def _answer(
         _logger.warning("A batch of %d films failed (%s); each goes alone", len(films), type(error).__name__)
     # Only the film that trips the model is to suffer. Outside of the handler above: while the error is at hand, so is
     # all the memory that the batch took.
-    return [_answer(predictor, [film], watch)[0] for film in films]
+    return [late() if time.monotonic() > watch.end else _answer(predictor, [film], watch)[0] for film in films]
 
 
-def _respond(asked: Asked, answers: list[Prediction | ImageError], request_id: str, served: Served | None) -> Response:
+def _respond(asked: Asked, answers: list[Prediction | ImageError], request_id: str, served: Served) -> Response:
     try:
-        status, said = asked.form.body(answers, request_id, served or Served())
+        status, said = asked.form.body(answers, request_id, served)
         body = json.dumps(said, allow_nan=False)
     except Exception as error:
         answers = [_fault(error, request_id)] * len(answers)
-        status, said = asked.form.body(answers, request_id, served or Served())
+        status, said = asked.form.body(answers, request_id, served)
         body = json.dumps(said)
     return Response(
         status=status,
@@ -207,12 +210,6 @@ def _fault(error: Exception, request_id: str) -> ImageError:
     return ImageError(f"The server could not answer ({kind}).", code="internal", status=500, hint=hint)
 
 
-_LATE = ImageError(
-    "There was no time left for this film.",
-    code="busy",
-    status=503,
-    hint="Ask again, with fewer films or heat maps a request.",
-)
 _NO_MEMORY = ("can't allocate", "bad_alloc", "could not create a primitive")  # the last is oneDNN's
 
 

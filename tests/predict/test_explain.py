@@ -28,6 +28,8 @@ from cxr_mtl.model.classify import LEVELS, ClassifyHead
 from cxr_mtl.model.multitask import judge, make_model, normalise
 from cxr_mtl.predict.explain import STEPS, added_up, blurred, explain, integrated_gradients, make_score, occlusion
 from cxr_mtl.predict.predictor import LocalPredictor
+from cxr_mtl.predict.request import MAP_SECONDS, Ask, answer_requests
+from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import EXPLANATIONS, FLAGGED, Options, Outputs, Prediction
 
 SIDE = 64
@@ -194,12 +196,84 @@ def test_looks_are_laid_over_one_another(tiny_bundle: Path, method: str) -> None
     film[..., 32:64, 176:208] = 255.0
     peaks = []
     for views in (1, 5):
-        heat = explain(method, bundle.model, film, bundle.model.encoder(normalise(film))[-LEVELS:], 0, views)
+        (heat,) = explain(method, bundle.model, film, bundle.model.encoder(normalise(film))[-LEVELS:], [0], views)
         heat = (heat - heat.median()).clamp(min=0)
         weight = heat / heat.sum()
         peaks.append((float((weight.sum(1) * torch.arange(16)).sum()), float((weight.sum(0) * torch.arange(16)).sum())))
     assert peaks[0] == pytest.approx((2.5, 11.5), abs=0.6)
     assert peaks[1] == pytest.approx(peaks[0], abs=0.35)
+
+
+class Clock:
+    """The time in seconds, of which only the passes through the encoder take some."""
+
+    now, a_pass, passes = 0.0, 10.0, 0
+
+    def read(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock, see = Clock(), SeesBrightness.forward
+
+    def slow(self: SeesBrightness, images: Tensor) -> list[Tensor]:
+        clock.now += clock.a_pass
+        clock.passes += 1
+        return see(self, images)
+
+    monkeypatch.setattr(SeesBrightness, "forward", slow)
+    monkeypatch.setattr("time.monotonic", clock.read)
+    return clock
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "attention"])
+def test_each_look_is_seen_once_however_many_findings_are_mapped(tiny_bundle: Path, clock: Clock, method: str) -> None:
+    predictor = LocalPredictor(seeing_brightness(load_bundle(tiny_bundle), "attention", views=5))
+    film, names = film_with_lesion(90, 90, 40, 40, 9), ("Mass", "Edema", "Effusion")
+    together = one(predictor.predict([film], Options("sensitive", heatmaps=names, explain=method)))
+    assert clock.passes == 5 + 4, "five for the answer, of which the first serves the maps, too"
+    alone = [one(predictor.predict([film], Options("sensitive", heatmaps=(name,), explain=method))) for name in names]
+    assert together.heatmaps == tuple(heat for answer in alone for heat in answer.heatmaps)
+    assert [heat.finding for heat in together.heatmaps] == list(names)
+    clock.passes = 0
+    one(predictor.predict([film], Options("sensitive", heatmaps=("Hernia",), explain=method)))
+    assert clock.passes == 5, "never trained, so nothing to map"
+
+
+@pytest.mark.parametrize(("views", "a_pass", "ends"), [(1, 40.0, 120.0), (3, 12.0, 96.0), (5, 6.0, 96.0)])
+def test_a_slow_map_is_given_up_in_time(
+    tiny_bundle: Path, clock: Clock, views: int, a_pass: float, ends: float
+) -> None:
+    """Within the map, between two looks, too: one that would end the worker is not made."""
+    predictor = LocalPredictor(seeing_brightness(load_bundle(tiny_bundle), "attention", views))
+    clock.a_pass = a_pass
+    film = film_with_lesion(90, 90, 40, 40, 9)
+    mapped = {"data": film, "heatmaps": "Mass", "explain": "integrated_gradients"}
+    responses = answer_requests(predictor, [Ask(mapped), Ask(film), Ask(mapped)])
+    assert [r.codes for r in responses] == [("busy",), ("ok",), ("busy",)]
+    assert [r.status for r in responses] == [503, 200, 503]
+    assert clock.now == ends
+    assert MAP_SECONDS < ends <= MAP_SECONDS + a_pass
+    assert clock.passes > 2 * views, "it did begin"
+
+
+@pytest.mark.parametrize(("end", "ends"), [(25.0, 30.0), (35.0, 40.0), (45.0, 50.0)])
+def test_a_film_whose_maps_come_too_late_costs_its_neighbour_nothing(
+    tiny_bundle: Path, clock: Clock, end: float, ends: float
+) -> None:
+    """After three looks at both: too late for the first of the two for the maps, for the second, for the maps alone."""
+    predictor = LocalPredictor(seeing_brightness(load_bundle(tiny_bundle), "attention", views=3))
+    film = film_with_lesion(90, 90, 40, 40, 9)
+    requests = [(film, Options("sensitive", heatmaps=("Mass", "Edema"), explain="grad_cam")), (film, Options())]
+    late, good = predictor.predict_each(requests, Stopwatch(end=end))
+    assert isinstance(late, ImageError)
+    assert (late.code, late.status) == ("busy", 503)
+    assert isinstance(good, Prediction)
+    assert clock.now == ends
+    in_time, _ = predictor.predict_each(requests, Stopwatch(end=ends + 50.0))
+    assert isinstance(in_time, Prediction)
+    assert len(in_time.heatmaps) == 2
 
 
 @pytest.mark.parametrize(
@@ -297,7 +371,7 @@ def taught(request: pytest.FixtureRequest) -> tuple[str, Any]:
 def maps_of(method: str, model: Any, film: Tensor) -> Tensor:
     with torch.no_grad():
         maps = judge(model, film, 1).features
-    return explain(method, model, film, maps, 0)
+    return explain(method, model, film, maps, [0])[0]
 
 
 @pytest.mark.slow

@@ -336,6 +336,21 @@ def test_who_would_wait_too_long_is_told_to_ask_again(monkeypatch: pytest.Monkey
     assert [r.status for r in answer_requests(predictor, [Ask(mapped)])] == [200], "alone it has its turn"
 
 
+def test_a_batch_that_fails_late_is_not_tried_again_film_by_film_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    class Trips(FakePredictor):
+        def _answer(self, source: bytes, options: Options) -> Prediction | ImageError:
+            clock[0] += 31.0
+            return super()._answer(source, options)
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    predictor = Trips()
+    responses = answer_requests(predictor, [Ask(film) for film in (FILM, b"trip", FILM, FILM)])
+    assert predictor.calls == [4, 1]
+    assert [r.status for r in responses] == [200, 503, 503, 503]
+
+
 def test_an_empty_batch_asks_nothing() -> None:
     responses, predictor = answer()
     assert responses == []

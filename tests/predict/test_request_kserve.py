@@ -214,6 +214,20 @@ def test_its_explanations_map_what_is_flagged_and_slow_maps_are_counted_over_its
     assert json.loads(two.body)["error"].startswith("bad_request: explain 'integrated_gradients' is slow")
 
 
+@pytest.mark.parametrize(("views", "most"), [(1, 3), (2, 1), (3, 1), (5, 1)])
+def test_a_slow_map_counts_for_each_look_of_the_model(views: int, most: int) -> None:
+    def status(films: int, names: str) -> int:
+        slow = {"explain": "integrated_gradients", "heatmaps": names}
+        ask = Ask({"body": json.dumps(infer(*[text(FILM)] * films, parameters=slow)).encode()})
+        (response,) = answer_requests(Fake(), [ask], Served("chest", "2.0", views))
+        if response.status == 400:
+            assert f"a server makes at most {most} a request, by name" in json.loads(response.body)["error"]
+        return response.status
+
+    assert [status(films, "Mass") for films in (1, 2, 3, 4)] == [200, *[200 if most == 3 else 400] * 2, 400]
+    assert [status(1, names) for names in ("Mass,Edema", "Mass,Mass")] == [200 if most == 3 else 400, 200]
+
+
 @pytest.mark.parametrize(
     ("films", "options", "each"),
     [
