@@ -118,7 +118,7 @@ def is_being_changed(state_dir: Path) -> bool:
 
 
 def _has_open(handles: Path, lock: os.stat_result) -> bool:
-    """Whether a process does: another disk's file may have our lock's number, and the list names some disks otherwise."""
+    """Whether a process does; a number alone may be another disk's, which the list may name otherwise than stat."""
     for handle in handles.iterdir():
         with suppress(FileNotFoundError):  # closed this moment
             if os.path.samestat(handle.stat(), lock):
