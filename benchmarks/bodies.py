@@ -44,7 +44,7 @@ STILL = 6.0  # seconds in which all of them arrive
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--callers", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2, help="default: what serve picks for 12 GiB")
+    parser.add_argument("--workers", type=int, default=1, help="serve picks 2 where 12 GiB are all there is")
     parser.add_argument("--memory", default="12g", help="that Java is told of")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one turn of two callers")
