@@ -136,6 +136,7 @@ def test_a_start_that_breaks_off_leaves_nothing(
     with pytest.raises(KeyboardInterrupt if interrupt else OSError):
         torchserve.start(tmp_path, port=0, state_dir=state_dir, wait=1)
     front_end = int((state_dir / "front_end").read_text())
+    assert stat.S_IMODE((state_dir / "front_end").stat().st_mode) == 0o600, "so are the logs"
     psutil.wait_procs([psutil.Process(front_end)] if psutil.pid_exists(front_end) else [], timeout=5)
     assert not psutil.pid_exists(front_end) or psutil.Process(front_end).status() == psutil.STATUS_ZOMBIE
     assert not list(temps.iterdir())
