@@ -177,6 +177,15 @@ def test_state_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert modes == {"state": 0o700, **private, "lock": 0o666}, "the lock is empty"
 
 
+def test_a_folder_of_another_user_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cluster's mount is root's and open to all: only its owner could shut it."""
+    tmp_path.chmod(0o777)
+    another = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: another)
+    make_private(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o777
+
+
 def test_stop_removes_no_folder_that_is_not_a_servers(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
