@@ -1,9 +1,9 @@
 """Do as many bodies of full size as the proxy lets through fit into TorchServe's heap, again and again?
 
-    python benchmarks/bodies.py [--callers N] [--memory 12g] [--turns N] [--quick] [--json FILE]
+    python benchmarks/bodies.py [--callers N] [--workers N] [--memory 12g] [--turns N] [--quick] [--json FILE]
 
 Starts TorchServe with a tiny untrained bundle, and with Java told how much memory the machine has. Each turn the
-callers send bodies of 95 MiB (no films, so 415 is their answer) while the worker stands still for some seconds; then a
+callers send bodies of 95 MiB (no films, so 415 is their answer) while the workers stand still for some seconds; then a
 small film is sent. Exit code 1 when one of them had another status, or none within 45 s: that is how a jam looks.
 """
 
@@ -44,6 +44,7 @@ STILL = 6.0  # seconds in which all of them arrive
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=1, help="serve picks 2 where 12 GiB are all there is")
     parser.add_argument("--memory", default="12g", help="that Java is told of")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one turn of two callers")
@@ -54,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cxr-mtl-bodies-") as folder:
         store = Path(folder, "store")
         build_archive(make_tiny_bundle(Path(folder, "tiny")), store)
-        info = torchserve.start(store, port=0, wait=200)
+        info = torchserve.start(store, port=0, wait=200, workers=args.workers)
         try:
             statuses, rows = crowd(info, callers, turns)
         finally:
@@ -63,7 +64,8 @@ def main() -> None:
         print(f"{row['name']:<12}{row['metric']:<10}{row['value']:>8.1f} {row['unit']}")
     print("  ".join(f"{status}: {count}" for status, count in sorted(Counter(statuses).items())))
     if args.json:
-        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; Java told of {args.memory}"
+        there = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        machine = f"{there}, {args.workers} workers; Java told of {args.memory}"
         versions = {name: version(name) for name in ("torchserve", "torch")}
         found = {"benchmark": "bodies", "machine": machine, "versions": versions, "rows": rows, "ratios": {}}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -88,13 +90,15 @@ def crowd(info: ServerInfo, callers: int, turns: int) -> tuple[list[str], list[d
             said.append((kind, status, time.monotonic() - begun))
 
         for _ in range(turns):
-            worker = psutil.Process(info.pid).children()[0]
-            worker.suspend()
+            workers = psutil.Process(info.pid).children()
+            for worker in workers:
+                worker.suspend()
             with ThreadPoolExecutor(callers) as pool:
                 for _ in range(callers):
                     pool.submit(ask, "body", body)
                 time.sleep(STILL)
-                worker.resume()
+                for worker in workers:
+                    worker.resume()
             ask("small film", film)
     slowest = {kind: max(took for k, _, took in said if k == kind) for kind, _, _ in said}
     rows = [row(kind, "slowest", took, "s") for kind, took in slowest.items()]

@@ -47,14 +47,15 @@ def wait_until_idle(management: Management, chosen: Callable[[ModelStatus], bool
     """Waits until the chosen models have nothing to do, at most ``wait`` seconds; returns whether they had.
 
     TorchServe says how many requests wait, but not how many its workers hold. A worker that holds some uses its
-    processor: idle is an empty queue while no worker's clock has moved for a second and the time a batch may wait.
+    processor, or one that it started does (some films are decoded in a process apart): idle is an empty queue while
+    none of their clocks has moved for a second and the time a batch may wait.
     """
     end = time.monotonic() + wait
     before: dict[int, float | None] = {}
     since = time.monotonic()
     while True:
         models = [model for model in management.models() if chosen(model)]
-        clocks = {pid: _clock(pid) for model in models for pid in model.pids}
+        clocks = {one: _clock(one) for model in models for pid in model.pids for one in _family(pid)}
         now = time.monotonic()
         if clocks != before or None in clocks.values() or any(model.waiting for model in models):
             before, since = clocks, now
@@ -65,12 +66,20 @@ def wait_until_idle(management: Management, chosen: Callable[[ModelStatus], bool
         time.sleep(_TURN)
 
 
+def _family(pid: int) -> list[int]:
+    """A worker and what it started; a worker that is not there yet, or no more, stands alone."""
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except (psutil.Error, ValueError):  # TorchServe says -1 where there is no process.
+        return [pid]
+
+
 def _clock(pid: int) -> float | None:
     """Seconds of processor time a process has used; None while it is held up, -1 once it is gone."""
     try:
         process = psutil.Process(pid)
         times = process.cpu_times()
         held_up = process.status() in (psutil.STATUS_DISK_SLEEP, psutil.STATUS_STOPPED)
-    except psutil.Error:
+    except (psutil.Error, ValueError):
         return -1.0
     return None if held_up else times.user + times.system

@@ -23,7 +23,7 @@ def fresh_logs(state_dir: Path) -> Path:
     if log_dir.exists():
         shutil.rmtree(previous, ignore_errors=True)
         log_dir.rename(previous)
-    log_dir.mkdir()
+    log_dir.mkdir(mode=0o700)
     return log_dir
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
+from cxr_mtl.cores import main_memory, num_cores
 
-from cxr_mtl.cores import num_cores
-
-MEMORY_OF_WORKER = 3 << 30
+SHARE_OF_FRONT_END = 0.375
+"""Of the memory: Java's heap is a quarter, and what is beside it (4.4 of 12 GiB in all, ``benchmarks/bodies.py``)."""
+MEMORY_OF_WORKER = int(3.6 * 2**30)
 """Bytes: the largest film that is let in, a batch of them, and a model; a usual worker holds a third of it."""
 MOST_WORKERS = 8
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -22,4 +22,5 @@ def pick_workers(*, gpus: Path = _GPUS) -> int:
     """
     if gpus.is_dir():
         return max(1, len(list(gpus.iterdir())))
-    return max(1, min(num_cores(), psutil.virtual_memory().total // MEMORY_OF_WORKER, MOST_WORKERS))
+    room = main_memory() * (1 - SHARE_OF_FRONT_END)
+    return max(1, min(num_cores(), int(room // MEMORY_OF_WORKER), MOST_WORKERS))

@@ -13,6 +13,7 @@ from string import Template
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.paths import configs_dir
+from cxr_mtl.serve.state import write_private
 from cxr_mtl.serve.tls import Tls, check_host
 
 HOST = "127.0.0.1"
@@ -48,7 +49,7 @@ class Settings:
         filled = asdict(self) | {"inference_address": self.url, "java_security": java_security}
         filled["control"] = str(self.control).lower()
         lines = self.tls.lines() if self.tls else []
-        target.write_text("\n".join([template.substitute(filled), *lines]), encoding="utf-8")
+        write_private(target, "\n".join([template.substitute(filled), *lines]))
         return target
 
 

@@ -80,7 +80,7 @@ def _models(look: Look, frame: box.Box | None) -> Table:
             Text(f"{ready} of {max(model.wanted, len(model.workers))}", colour),
             f"{model.waiting} of {model.waiting + model.room}",
             _seconds(look.waits[model.name]) if model.name in look.waits else "-",
-            _engine(model),
+            _engine(model, look),
         )
     return table
 
@@ -143,11 +143,14 @@ def _table(frame: box.Box | None, *columns: str) -> Table:
     return table
 
 
-def _engine(model: Model) -> str:
-    if not model.engine:
-        return "not asked: busy"
-    said = model.engine
-    return f"{said.get('name')} {said.get('precision')} {said.get('device')} x {said.get('threads')}"
+def _engine(model: Model, look: Look) -> str:
+    if said := model.engine:
+        return f"{said.get('name')} {said.get('precision')} {said.get('device')} x {said.get('threads')}"
+    if not any(worker.ready for worker in model.workers):
+        return "not asked: no worker is ready"
+    if look.state != "up":
+        return f"not asked: {look.state}"
+    return "not asked: rolling over" if look.rolling else "not asked: busy"
 
 
 def _tally(counted: Mapping[str, float]) -> str:

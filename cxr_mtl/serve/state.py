@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ DRAIN_MARK = "draining"
 """A file that is there while no new request is to be taken; the proxy's script looks for it."""
 _STATE_FILE = "server.json"
 _LOCK = "lock"
+_LOCKS = Path("/proc/locks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,28 @@ class State:
             return None
 
 
+def make_private(state_dir: Path) -> None:
+    """Makes the folder, or shuts one that is there to all but its owner.
+
+    A mount of a cluster may be another's, who alone could shut it; what is written into it is private by itself.
+    """
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if state_dir.stat().st_uid == os.geteuid():
+        state_dir.chmod(0o700)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file for its owner alone, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        part.touch(mode=0o600, exist_ok=False)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def only_starter(state_dir: Path) -> Iterator[None]:
     """Keeps a second start for the same folder out; the system lets go of the lock even where we are killed.
@@ -85,17 +110,27 @@ def is_being_changed(state_dir: Path) -> bool:
     Linux lists who holds locks; to try the lock ourselves could keep out a start that comes in the same moment.
     """
     try:
-        held = Path("/proc/locks").read_text(encoding="ascii")
-        return f":{(state_dir / _LOCK).stat().st_ino} " in held
+        lock = (state_dir / _LOCK).stat()
+        holders = re.findall(rf" (\d+) \w+:\w+:{lock.st_ino} ", _LOCKS.read_text(encoding="ascii"))
+        return any(_has_open(Path("/proc", pid, "fd"), lock) for pid in holders)
     except OSError:  # no such list here, or no such folder
         return False
+
+
+def _has_open(handles: Path, lock: os.stat_result) -> bool:
+    """Whether a process does; a number alone may be another disk's, which the list may name otherwise than stat."""
+    for handle in handles.iterdir():
+        with suppress(FileNotFoundError):  # closed this moment
+            if os.path.samestat(handle.stat(), lock):
+                return True
+    return False
 
 
 def save_state(state_dir: Path, state: State) -> None:
     """Writes the state beside the keys."""
     info = {name: getattr(state.info, name) for name in ServerInfo.__slots__}
     body = {"info": info, "temp": state.temp}
-    (state_dir / _STATE_FILE).write_text(json.dumps(body, indent=1, default=str) + "\n", encoding="utf-8")
+    write_private(state_dir / _STATE_FILE, json.dumps(body, indent=1, default=str) + "\n")
 
 
 def load_state(state_dir: Path) -> State | None:
@@ -114,10 +149,10 @@ def load_state(state_dir: Path) -> State | None:
         raise ServeError(f"{path} is damaged.", hint="Remove it once no TorchServe of yours runs.") from None
 
 
-def forget_state(state_dir: Path, state: State) -> None:
+def forget_state(state_dir: Path, temp: Path) -> None:
     """Removes an ended server's keys, state, marks and temporary folder; its logs stay."""
-    if state.temp.name.startswith(TEMP_PREFIX):
-        shutil.rmtree(state.temp, ignore_errors=True)
+    if temp.name.startswith(TEMP_PREFIX):
+        shutil.rmtree(temp, ignore_errors=True)
     for name in (KEYS_FILE, _STATE_FILE, DRAIN_MARK):
         (state_dir / name).unlink(missing_ok=True)
 

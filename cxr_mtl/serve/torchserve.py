@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from cxr_mtl.serve.state import (
     State,
     forget_state,
     load_state,
+    make_private,
     only_starter,
     save_state,
 )
@@ -98,7 +101,7 @@ def start(
     archives = _chosen(model_store, models)
     java_home = find_java(java)
     state_dir = (state_dir or state_dir_of(model_store)).resolve()
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(state_dir)
     with only_starter(state_dir):
         if (running := status(state_dir)) is not None:
             where = f"{running.info.url} (pid {running.info.pid})"
@@ -140,7 +143,7 @@ def stop(state_dir: Path, *, timeout: float = 30.0) -> bool:
     process = state.process()
     if process is not None:
         _end(process, timeout)
-    forget_state(state_dir, state)
+    forget_state(state_dir, state.temp)
     return process is not None
 
 
@@ -174,47 +177,61 @@ def _chosen(model_store: Path, models: Sequence[str] | None) -> list[Archive]:
 def _launch(
     settings: Settings, state_dir: Path, model_store: Path, archives: Sequence[Archive], java_home: Path
 ) -> ServerInfo:
-    """Runs TorchServe's own launcher, which leaves the front end behind with its pid in a file; saves the state."""
+    """Runs TorchServe's own launcher, which leaves the front end behind with its pid in a file; saves the state.
+
+    Whatever goes wrong, Ctrl-C and a full disk too, leaves no process behind that no command would know.
+    """
     log_dir, temp = fresh_logs(state_dir), Path(tempfile.mkdtemp(prefix=TEMP_PREFIX))
-    command = [sys.executable, "-m", "ts.model_server", "--start", "--no-config-snapshots"]
-    command += ["--ts-config", str(settings.write(state_dir / CONFIG_FILE))]
-    command += ["--log-config", str(configs_dir() / "serve/log4j2.xml"), "--model-store", str(model_store)]
-    # The first version of a name becomes its default.
-    command += ["--models", *(f"{archive.name}={archive.file.name}" for archive in archives)]
-    environment = make_environment(java_home, temp, log_dir, max(1, num_cores() // settings.workers))
-    with (log_dir / CONSOLE).open("wb") as console:
-        # A session of its own: closing the terminal or Ctrl-C there is not to end the server.
-        subprocess.run(
-            command,
-            cwd=state_dir,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            start_new_session=True,
-            check=False,
+    with ExitStack() as undo:
+        undo.callback(forget_state, state_dir, temp)
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--no-config-snapshots"]
+        command += ["--ts-config", str(settings.write(state_dir / CONFIG_FILE))]
+        command += ["--log-config", str(configs_dir() / "serve/log4j2.xml"), "--model-store", str(model_store)]
+        # The first version of a name becomes its default.
+        command += ["--models", *(f"{archive.name}={archive.file.name}" for archive in archives)]
+        environment = make_environment(java_home, temp, log_dir, max(1, num_cores() // settings.workers))
+        with (log_dir / CONSOLE).open("wb") as console:
+            # A session of its own: closing the terminal or Ctrl-C there is not to end the server.
+            launcher = subprocess.Popen(
+                command,
+                cwd=state_dir,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                umask=0o077,
+            )
+        undo.callback(_kill_group, launcher)
+        launcher.wait()
+        try:
+            pid = int((temp / ".model_server.pid").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise _did_not_start(log_dir) from None
+        info = ServerInfo(
+            url=settings.url,
+            management_url=f"http://{HOST}:{settings.management_port}",
+            metrics_url=f"http://{HOST}:{settings.metrics_port}/metrics",
+            key_file=state_dir / KEYS_FILE,
+            pid=pid,
+            log_dir=log_dir,
+            models=tuple(dict.fromkeys(archive.name for archive in archives)),
         )
-    try:
-        pid = int((temp / ".model_server.pid").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        shutil.rmtree(temp, ignore_errors=True)
-        raise _did_not_start(log_dir) from None
-    info = ServerInfo(
-        url=settings.url,
-        management_url=f"http://{HOST}:{settings.management_port}",
-        metrics_url=f"http://{HOST}:{settings.metrics_port}/metrics",
-        key_file=state_dir / KEYS_FILE,
-        pid=pid,
-        log_dir=log_dir,
-        models=tuple(dict.fromkeys(archive.name for archive in archives)),
-    )
-    state = State(info, temp)
-    save_state(state_dir, state)
-    for _ in range(100):  # A process that was born this moment does not yet say what it runs.
-        if state.process() is not None or not psutil.pid_exists(pid):
-            break
-        time.sleep(0.05)
+        state = State(info, temp)
+        save_state(state_dir, state)
+        for _ in range(100):  # A process that was born this moment does not yet say what it runs.
+            if state.process() is not None or not psutil.pid_exists(pid):
+                break
+            time.sleep(0.05)
+        undo.pop_all()
     return info
+
+
+def _kill_group(launcher: subprocess.Popen[bytes]) -> None:
+    """The launcher, the front end that it started, and the workers of that: they are one group, with its number."""
+    with suppress(ProcessLookupError):
+        os.killpg(launcher.pid, signal.SIGKILL)
+    launcher.wait()
 
 
 def _wait_until_ready(state_dir: Path, info: ServerInfo, wait: float) -> None:

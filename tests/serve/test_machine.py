@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,14 +10,13 @@ from cxr_mtl.serve import machine
 
 
 @pytest.mark.parametrize(
-    ("cores", "gigabytes", "workers"), [(1, 64, 1), (2, 24, 2), (4, 8, 2), (64, 512, 8), (4, 1, 1), (16, 12.5, 4)]
+    ("cores", "gigabytes", "workers"), [(1, 64, 1), (2, 24, 2), (4, 8, 1), (64, 512, 8), (4, 1, 1), (16, 12.5, 2)]
 )
 def test_cores_and_memory_bound_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int, gigabytes: float, workers: int
 ) -> None:
-    memory = SimpleNamespace(total=int(gigabytes * 2**30))
     monkeypatch.setattr(machine, "num_cores", lambda: cores)
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(machine, "main_memory", lambda: int(gigabytes * 2**30))
     assert machine.pick_workers(gpus=tmp_path / "none") == workers
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cxr_mtl.paths import configs_dir
+from cxr_mtl.serve import machine
 
 FOLDER = configs_dir() / "serve/container"
 SERVER = ["tini", "--", "cxr-mtl", "serve", "--foreground", "--drain", "130", "--model-store", "/models"]
@@ -207,6 +208,33 @@ def test_what_the_proxy_lets_in_fits_into_memory_and_has_time_to_be_answered(
     ]
     assert min(graces) >= drain + 35, "with the notice before it, and TorchServe's own end"
     assert number(r"(\d+)s", here["proxy"]["stop_grace_period"]) > patience
+
+
+def test_front_end_and_workers_fit_into_the_servers_memory(
+    objects: dict[str, Any], compose: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With as many workers as the server picks there, since its start command names none; the page has the figures."""
+    assert "--workers" not in SERVER
+    _, server = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    limits, here = server["resources"]["limits"], compose["services"]["server"]
+    page = FOLDER.parents[2] / "docs/operations.md"
+    rooms = [
+        (int(here["cpus"]), number(r"(\d+)g", here["mem_limit"])),
+        (int(limits["cpu"]), number(r"(\d+)Gi", limits["memory"])),
+    ]
+    for cores, gigabytes in rooms:
+        monkeypatch.setattr(machine, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(machine, "main_memory", lambda gigabytes=gigabytes: gigabytes << 30)
+        workers = machine.pick_workers(gpus=tmp_path / "none")
+        front_end = machine.SHARE_OF_FRONT_END * gigabytes
+        assert front_end + workers * machine.MEMORY_OF_WORKER / 2**30 <= gigabytes
+        if page.is_file():  # a checkout
+            text = page.read_text(encoding="utf-8")
+            (measured,) = re.findall(r"^\| front end in all, measured \| ([\d.]+) GiB", text, re.MULTILINE)
+            (said,) = re.findall(r"^\| (\d+) workers, measured.* ([\d.]+) GiB each", text, re.MULTILINE)
+            assert int(said[0]) == workers, "what was measured is what is picked"
+            assert float(measured) <= front_end
+            assert float(said[1]) <= round(machine.MEMORY_OF_WORKER / 2**30, 1)
 
 
 def number(pattern: str, text: str) -> int:

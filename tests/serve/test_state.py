@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +19,8 @@ import pytest
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.serve import torchserve
+from cxr_mtl.serve.logs import fresh_logs
+from cxr_mtl.serve.settings import free_ports, make_settings
 from cxr_mtl.serve.state import (
     CONFIG_FILE,
     MAIN_CLASS,
@@ -23,6 +28,7 @@ from cxr_mtl.serve.state import (
     ServerInfo,
     State,
     load_state,
+    make_private,
     only_starter,
     save_state,
 )
@@ -93,6 +99,91 @@ def test_stop_ends_what_was_started_here(tmp_path: Path, pretender: psutil.Proce
     assert torchserve.stop(tmp_path) is True
     assert not pretender.is_running() or pretender.status() == psutil.STATUS_ZOMBIE
     assert torchserve.stop(tmp_path) is False
+
+
+LAUNCHER = """\
+import os, pathlib, signal, subprocess, sys, time
+front_end = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *sys.argv])
+pathlib.Path("front_end").write_text(str(front_end.pid))
+if pathlib.Path("interrupt").exists():
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+pathlib.Path(os.environ["TMPDIR"], ".model_server.pid").write_text(str(front_end.pid))
+"""
+
+
+@pytest.mark.parametrize("interrupt", [True, False], ids=["ctrl_c", "full_disk"])
+def test_a_start_that_breaks_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: bool
+) -> None:
+    """A pretended launcher, which python finds in the folder that it is started in, leaves a front end behind."""
+    state_dir, temps = tmp_path / "state", tmp_path / "temps"
+    (state_dir / "ts").mkdir(parents=True)
+    temps.mkdir()
+    (state_dir / "ts/__init__.py").touch()
+    (state_dir / "ts/model_server.py").write_text(LAUNCHER)
+    write_archive(tmp_path / "a.mar", "a", "1.0")
+    if interrupt:
+        (state_dir / "interrupt").touch()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torchserve, "save_state", full)
+    monkeypatch.setattr(torchserve, "find_java", lambda java: tmp_path)
+    monkeypatch.setattr(torchserve.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tempfile, "tempdir", str(temps))
+    with pytest.raises(KeyboardInterrupt if interrupt else OSError):
+        torchserve.start(tmp_path, port=0, state_dir=state_dir, wait=1)
+    front_end = int((state_dir / "front_end").read_text())
+    assert stat.S_IMODE((state_dir / "front_end").stat().st_mode) == 0o600, "so are the logs"
+    psutil.wait_procs([psutil.Process(front_end)] if psutil.pid_exists(front_end) else [], timeout=5)
+    assert not psutil.pid_exists(front_end) or psutil.Process(front_end).status() == psutil.STATUS_ZOMBIE
+    assert not list(temps.iterdir())
+    assert load_state(state_dir) is None
+
+
+def test_a_state_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = state(tmp_path, 1)
+    save_state(tmp_path, before)
+
+    def cut(path: Path, text: str, **_: object) -> None:
+        path.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(OSError, match="No space"):
+        save_state(tmp_path, State(before.info, tmp_path))
+    assert load_state(tmp_path) == before
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_state_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """In a folder that was there and open, under a umask that takes nothing away."""
+    umask = os.umask(0)
+    try:
+        folder = tmp_path / "state"
+        folder.mkdir()
+        make_private(folder)
+        save_state(folder, state(tmp_path, 1))
+        fresh_logs(folder)
+        make_settings(*free_ports(3), 1, 60).write(folder / CONFIG_FILE)
+        with only_starter(folder):
+            pass
+    finally:
+        os.umask(umask)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+    private = {"server.json": 0o600, CONFIG_FILE: 0o600, "logs": 0o700}
+    assert modes == {"state": 0o700, **private, "lock": 0o666}, "the lock is empty"
+
+
+def test_a_folder_of_another_user_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cluster's mount is root's and open to all: only its owner could shut it."""
+    tmp_path.chmod(0o777)
+    another = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: another)
+    make_private(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o777
 
 
 def test_stop_removes_no_folder_that_is_not_a_servers(tmp_path: Path) -> None:

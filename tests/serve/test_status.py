@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from cxr_mtl.cli import app
 from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.predict.meters import METERS
-from cxr_mtl.serve import command
+from cxr_mtl.serve import command, state
 from cxr_mtl.serve.look import STEPS, Look, Model, Worker, look
 from cxr_mtl.serve.scrape import Histogram, Quantile, read_metrics, scrape
 from cxr_mtl.serve.show import as_json, as_text
@@ -202,6 +203,9 @@ LOADING = model(version="1.1", default=False, workers=(Worker(13, False, 1, None
         ({"state": "silent", "models": ()}, False, "does not answer"),
         ({"counted": False}, True, "The metrics port does not answer"),
         ({"models": (model(engine=None),)}, True, "not asked: busy"),
+        ({"models": (model(engine=None),), "state": "draining"}, False, "not asked: draining"),
+        ({"models": (model(engine=None),), "rolling": True}, True, "not asked: rolling over"),
+        ({"models": (model(engine=None, workers=()),)}, False, "not asked: no worker is ready"),
     ],
 )
 def test_health_and_what_is_said_of_it(tmp_path: Path, changed: dict[str, Any], healthy: bool, said: str) -> None:
@@ -240,3 +244,16 @@ def test_a_start_or_roll_over_is_seen_from_outside_without_its_lock(tmp_path: Pa
     with only_starter(tmp_path):
         assert is_being_changed(tmp_path)
     assert not is_being_changed(tmp_path)
+
+
+def test_a_lock_of_another_disk_with_the_same_number_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with only_starter(tmp_path):
+        pass
+    listed = tmp_path / "locks"
+    listed.write_text(f"1: FLOCK  ADVISORY  WRITE {os.getpid()} 00:2a:{(tmp_path / 'lock').stat().st_ino} 0 EOF\n")
+    monkeypatch.setattr(state, "_LOCKS", listed)
+    assert not is_being_changed(tmp_path)
+    with only_starter(tmp_path):
+        assert is_being_changed(tmp_path), "wherever the list says that it lies"
