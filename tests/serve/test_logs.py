@@ -67,7 +67,7 @@ def test_the_last_servers_logs_stay(tmp_path: Path) -> None:
 )
 def test_an_address_is_logged_up_to_the_model_that_answered(asked: str, status: int, written: str) -> None:
     """In both files. That their programs read the expressions as Python does, the tests of live servers say."""
-    layouts = ElementTree.parse(configs_dir() / "serve/log4j2.xml").iter("PatternLayout")  # noqa: S314 - our own
+    layouts = ElementTree.parse(configs_dir() / "serve/log4j2.xml").iter("PatternLayout")
     (layout,) = (one.attrib["pattern"] for one in layouts if "%replace" in one.attrib["pattern"])
     (expression,) = re.findall(r"%replace\{%m\}\{(.*)\}\{\$1\$2\}%n$", layout)
     for query in ("", "?name=DOE_JANE"):

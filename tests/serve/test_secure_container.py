@@ -280,7 +280,7 @@ def test_only_what_is_named_is_let_through(pod: Pod) -> None:
 
 
 def test_the_proxys_logs_name_no_patient(pod: Pod) -> None:
-    """Also where curl puts the film's own name behind a slash too many, and where a body is too large for the memory."""
+    """Also where curl puts the film's own name behind a slash too many, and where a body waits on disk."""
     good, door = {"Authorization": f"Bearer {CLIENT}"}, f"{pod.url}/predictions"
     for address in (f"{door}/cxr_mtl/", f"{door}/cxr_mtl/0.1/", f"{door}/", f"{pod.url}/"):
         pod.client.put(f"{address}DOE_JANE.dcm?of=DOE", content=film() + bytes(100_000), headers=good)
