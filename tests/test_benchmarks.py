@@ -202,6 +202,15 @@ def test_an_answer_of_a_server_is_right_or_not(serve: Any) -> None:
     report, window = serve("report"), serve("measure").Window(1, 1, 1, 1, 1, 1, 1, 1, 10, (), 1e-4)
     assert report._judgement([window], 1e-3) == "10 right (within 1e-04)"
     assert report._judgement([window, replace(window, changed=1)], 1e-3).startswith("WRONG, 0 of 20 refused, 1 with")
+    found, server = report.Found("of a test"), serve("servers").Server("ours", "as packaged", lambda: None, "ours")
+    found.add(server, 1, 0, window)
+    assert found.failures == [], "so that it ends with 0"
+    for bad in ({"changed": 1}, {"wrong": 0.01}, {"refused": ("503",)}, {"answered": 0}):
+        found.add(server, 4, 0, replace(window, **bad))
+        assert found.failures.pop().startswith(
+            ("ours (as packaged), 4 callers: WRONG", "ours (as packaged), 4 callers: NO")
+        )
+        assert found.failures == []
 
 
 def test_goals_of_serving_are_judged_against_the_best(serve: Any) -> None:
