@@ -10,11 +10,16 @@ the process gets a SIGTERM. Without --bundle, a tiny network of random weights a
 
 `recovery` is the time from the moment the fault took effect (the worker's end, the end of the flood) to the first right
 answer to a request sent after it; where there is no such moment, from the first request that was not answered rightly.
-None was needed where all were. `longest gap` is the longest time between two right answers meanwhile, whoever asked.
+None was needed where all were. With several workers that may be another one's; `all workers` is the time from the end
+of one until every worker was ready again. `longest gap` is the longest time between two right answers meanwhile,
+whoever asked.
+
 After the SIGTERM, a request is `lost` where it was sent before and got no status; one sent later may be refused with a
 status or find the door shut (no connection, or one that is closed before its answer): both are told apart in the notes.
 
-Ends with 1 if an answer was wrong, if a connection broke without a status, or if the server did not answer again.
+Ends with 1 if an answer was wrong, if a connection broke without a status, if the server or a worker did not come back,
+if a request under way at the SIGTERM was not answered or the exit code is not 0, and if a fault did not come about: a
+worker that went on, no 507 of one without memory, no 503 in a flood, no answers of both versions round a roll-over.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from parts.fault_kinds import KINDS, Ground
+from parts.fault_kinds import FULL_DISK, KINDS, Ground
 from parts.fault_load import (
     Film,
     Load,
@@ -59,8 +64,8 @@ MORE_CALLERS = 20  # at the SIGTERM, so that some requests wait while others are
 def main() -> None:
     arguments = parse()
     with tempfile.TemporaryDirectory(prefix="cxr-mtl-faults-") as scratch, small_disk(Path(scratch) / "disk") as disk:
-        rows, memory, notes = run(arguments, Path(scratch), disk)
-    bad = report(rows, memory, notes)
+        rows, memory, notes, bad = run(arguments, Path(scratch), disk)
+    bad = report(rows, memory, notes) + bad
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(rows, memory, notes), indent=1) + "\n", encoding="utf-8")
     if bad:
@@ -81,8 +86,8 @@ def parse() -> argparse.Namespace:
 
 def run(
     arguments: argparse.Namespace, scratch: Path, disk: Path | None
-) -> tuple[dict[str, Row], list[tuple[float, float]], dict[str, str]]:
-    """Counts by kind of fault; MiB of front end and workers before and after; notes."""
+) -> tuple[dict[str, Row], list[tuple[float, float]], dict[str, str], list[str]]:
+    """Counts by kind of fault; MiB of front end and workers before and after; notes; faults that did not come about."""
     first = arguments.bundle or make_tiny_bundle(scratch / "first")
     second = next_version(first, scratch / "second")
     films = draw_films(6, 400)
@@ -111,7 +116,7 @@ def run(
                 steady(ground, rows, 5.0)
             memory.append(steady(ground, rows, 2.0))
             do_sigterm(ground, rows, server)
-    return rows, memory, ground.notes
+    return rows, memory, ground.notes, ground.bad
 
 
 def with_answers(films: list[bytes], bundles: dict[str, Path]) -> list[Film]:
@@ -140,6 +145,9 @@ def serving(store: Path, state_dir: Path) -> Iterator[tuple[subprocess.Popen[str
 def do_faults(ground: Ground, rows: dict[str, Row], names: list[str], seconds: float) -> None:
     """Each in turn until the time is up; a turn that was begun is ended."""
     end = time.monotonic() + seconds
+    if ground.disk is None and FULL_DISK in names:
+        names = [name for name in names if name != FULL_DISK]
+        ground.notes[FULL_DISK] = "not done: no small disk could be mounted"
     while True:
         for name in names:
             steady(ground, rows, 1.0)
@@ -147,7 +155,7 @@ def do_faults(ground: Ground, rows: dict[str, Row], names: list[str], seconds: f
             try:
                 do_fault(ground, row, name)
             except ServeError as error:
-                ground.notes[name] = f"not done: {error.message}"
+                ground.bad.append(f"{name}: not done: {error.message}")
         if time.monotonic() >= end:
             return
 
@@ -156,13 +164,14 @@ def do_fault(ground: Ground, row: Row, name: str) -> None:
     started = time.monotonic()
     effect = KINDS[name](ground)
     answers_again = ground.load.recovery(time.monotonic())
+    if effect and effect.lost:
+        row.whole.append(ground.whole_again(effect.lost, effect.at))
     time.sleep(0.5)
     until = time.monotonic()
     answers = ground.load.answers(started, until)
-    if effect is None:
-        effect = min((answer.ended for answer in answers if not answer.good), default=None)
-    if effect is not None or answers_again == math.inf:
-        row.recoveries.append(answers_again if effect is None else ground.load.recovery(effect))
+    since = effect.at if effect else min((answer.ended for answer in answers if not answer.good), default=None)
+    if since is not None or answers_again == math.inf:
+        row.recoveries.append(answers_again if since is None else ground.load.recovery(since))
     row.times += 1
     row.answers += answers
     row.gaps.append(longest_gap(ground.load.answers(), started, until))

@@ -7,7 +7,7 @@ One run on two cores. Every server starts, is warmed, is asked for one window by
 then the next; several rounds. Callers post grey PNGs of 1024 px and post the next when they have the answer. All serve
 the same three-head network (without --bundle convnext_tiny at 224 px of random weights), and every answer is compared
 with that of fp32 eager in this process: probabilities within a bound (0.001, bfloat16 0.05), and of ours all calls at
-the operating point, which must be the same.
+the operating point, which must be the same. It ends with 1 where one is wrong or refused, or a server did not run.
 
 Settings read w2 t1 b4: two workers of one torch thread, at most four films in a forward pass. Rivals run with each of
 several settings and count with the best at each number of callers; ours counts as `cxr-mtl package` and `cxr-mtl serve`

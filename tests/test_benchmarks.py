@@ -202,6 +202,15 @@ def test_an_answer_of_a_server_is_right_or_not(serve: Any) -> None:
     report, window = serve("report"), serve("measure").Window(1, 1, 1, 1, 1, 1, 1, 1, 10, (), 1e-4)
     assert report._judgement([window], 1e-3) == "10 right (within 1e-04)"
     assert report._judgement([window, replace(window, changed=1)], 1e-3).startswith("WRONG, 0 of 20 refused, 1 with")
+    found, server = report.Found("of a test"), serve("servers").Server("ours", "as packaged", lambda: None, "ours")
+    found.add(server, 1, 0, window)
+    assert found.failures == [], "so that it ends with 0"
+    for bad in ({"changed": 1}, {"wrong": 0.01}, {"refused": ("503",)}, {"answered": 0}):
+        found.add(server, 4, 0, replace(window, **bad))
+        assert found.failures.pop().startswith(
+            ("ours (as packaged), 4 callers: WRONG", "ours (as packaged), 4 callers: NO")
+        )
+        assert found.failures == []
 
 
 def test_goals_of_serving_are_judged_against_the_best(serve: Any) -> None:
@@ -300,8 +309,8 @@ def test_gaps_and_recoveries_are_counted_from_right_answers(
     assert load.longest_gap(answers, 7.2, 8.0) == 0.5
     assert load.longest_gap(answers, 7.6, 60.0) == 52.5, "none came any more"
     rows = {
-        "a roll-over": told.Row(1, right, [], [0.5]),
-        "a flood": told.Row(1, [*right, refused], [3.0], [5.0]),
+        "a roll-over": told.Row(1, right, gaps=[0.5]),
+        "a flood": told.Row(1, [*right, refused], [3.0], gaps=[5.0]),
     }
     assert told.report(rows, [(1.0, 2.0)], {}) == []
     calm, flooded = capsys.readouterr().out.splitlines()[2:4]
@@ -311,6 +320,39 @@ def test_gaps_and_recoveries_are_counted_from_right_answers(
     rows["a flood"].recoveries = [float("inf")]
     bad = told.report(rows, [(1.0, 2.0)], {})
     assert bad == ["a roll-over: 1 wrong", "a roll-over: 1 lost", "a flood: it did not answer again"]
+
+
+def test_a_fault_that_did_nothing_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    load, told = (importlib.import_module(f"parts.fault_{part}") for part in ("load", "report"))
+    right = load.Answer(1, 2, 200, "", "1.0", good=True)
+    died, full, newer = load.Answer(1, 2, 507, "died"), load.Answer(1, 2, 503, "full"), replace(right, version="1.1")
+    killed, memory, flood, rolled = [*told.WORKER_ENDS, "flood past the queue", told.BOTH_ANSWER]
+    ended = {"under way": (9, ""), "under way, answered": (9, ""), "exit code": (0, "")}
+    rows = {
+        killed: told.Row(1, [right, died], [0.1], [7.0]),
+        memory: told.Row(1, [right, died], [0.1], [8.0]),
+        flood: told.Row(1, [right, full], [1.0]),
+        rolled: told.Row(1, [right, newer]),
+        "SIGTERM": told.Row(1, [right], figures=ended),
+    }
+    assert told.report(rows, [(1.0, 2.0)], {}) == []
+    assert capsys.readouterr().out.splitlines()[2].split()[-4:] == ["7.0", "7.0", "0.1", "0.1"]
+    for row in rows.values():
+        row.answers, row.whole = [right], []
+    rows["SIGTERM"].figures |= {"under way, answered": (8, ""), "exit code": (1, "")}
+    assert told.report(rows, [(1.0, 2.0)], {}) == [
+        f"{killed}: it did nothing: no 500 or 507",
+        f"{killed}: it did nothing: the worker went on",
+        f"{memory}: it did nothing: no 507",
+        f"{memory}: it did nothing: the worker went on",
+        f"{flood}: it did nothing: no 503",
+        f"{rolled}: it did nothing: one version gave all answers",
+        "SIGTERM: 1 under way were not answered",
+        "SIGTERM: exit code 1",
+    ]
+    rows[killed].whole = [float("inf")]
+    assert f"{killed}: a worker did not come back" in told.report(rows, [(1.0, 2.0)], {})
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ None where it has no such moment: then the recovery counts from the first reques
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import struct
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import psutil
-from parts.fault_load import Film, Load
+from parts.fault_load import Answer, Film, Load
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.serve import torchserve
@@ -29,6 +30,16 @@ from cxr_mtl.serve.torchserve import ServerInfo
 
 FLOOD, SLOW, LARGE = 150, 40, 12
 FROZEN_FOR, SLOW_FOR, FULL_FOR = 3.0, 6.0, 5.0
+TRIES, BLOCK = 10, 4096
+FULL_DISK = "full disk for logs"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """When a fault took effect, by the clock, and the worker that ended of it."""
+
+    at: float
+    lost: psutil.Process | None = None
 
 
 @dataclass
@@ -41,6 +52,7 @@ class Ground:
         archives: two versions of the model, in turn rolled over to.
         disk: the small disk that holds the logs; None where none could be mounted.
         notes: what a fault found beside the counts, said under the table.
+        bad: what of a fault did not come about, so that its counts say nothing.
     """
 
     info: ServerInfo
@@ -54,15 +66,28 @@ class Ground:
     archives: list[Path]
     disk: Path | None
     notes: dict[str, str] = field(default_factory=dict)
+    bad: list[str] = field(default_factory=list)
 
     def worker(self) -> psutil.Process:
-        """The one worker, waited for until it is ready."""
+        """One of the workers, waited for until all are ready."""
         for _ in range(600):
             current = torchserve.status(self.state_dir)
             if current is not None and current.ready:
                 return psutil.Process(current.models[0].pids[0])
             time.sleep(0.1)
         raise ServeError("The server has no worker any more.")
+
+    def whole_again(self, lost: psutil.Process, since: float, patience: float = 90.0) -> float:
+        """Waits until every worker is ready and the lost one replaced; seconds from ``since``."""
+        while time.monotonic() < since + patience:
+            current = torchserve.status(self.state_dir)
+            if current is not None and current.ready:
+                pids = [pid for model in current.models for pid in model.pids]
+                there = len(pids) == sum(model.wanted for model in current.models)
+                if there and lost.pid not in pids and all(map(psutil.pid_exists, pids)):
+                    return time.monotonic() - since
+            time.sleep(0.1)
+        return math.inf
 
     def memory(self) -> tuple[float, float]:
         """MiB of the front end and of its workers."""
@@ -71,34 +96,35 @@ class Ground:
         return front.memory_info().rss / 2**20, workers / 2**20
 
 
-def kill_worker(ground: Ground) -> float:
+def kill_worker(ground: Ground) -> Effect:
     """SIGKILL while it works."""
     worker, busy = ground.worker(), -1.0
     while worker.cpu_times().user == busy or busy < 0:
         busy = worker.cpu_times().user
         time.sleep(0.01)
     worker.kill()
-    return time.monotonic()
+    return Effect(time.monotonic(), worker)
 
 
-def no_memory(ground: Ground) -> float | None:
-    """The worker may take no more memory, and a film of 36 million pixels comes; then it comes twice more."""
+def no_memory(ground: Ground) -> Effect | None:
+    """The worker may take no more memory, and a film of 36 million pixels comes until it has it; then twice more."""
     worker = ground.worker()
     before = worker.rlimit(psutil.RLIMIT_AS)
     worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + (24 << 20), before[1]))
-    answers = [ground.load.once(ground.huge)]
-    gone, _ = psutil.wait_procs([worker], timeout=5)
-    ended = time.monotonic() if gone else None
+    answers, ended = list[Answer](), None
+    while ended is None and len(answers) < TRIES:  # Another worker may take it, and answer it.
+        answers.append(ground.load.once(ground.huge))
+        gone, _ = psutil.wait_procs([worker], timeout=5 if not answers[-1].good else 0)
+        ended = time.monotonic() if gone else None
     answers += [ground.load.once(ground.huge) for _ in range(2)]
     with suppress(psutil.NoSuchProcess):
         worker.rlimit(psutil.RLIMIT_AS, before)
     statuses = ", ".join(f"{answer.status} {answer.said}".strip() for answer in answers)
-    what = "went on" if ended is None else "ended and was started anew"
-    ground.notes["worker out of memory"] = f"the large film was answered {statuses}; the worker {what}"
-    return ended
+    ground.notes["worker out of memory"] = f"the large film was answered {statuses}"
+    return None if ended is None else Effect(ended, worker)
 
 
-def flood(ground: Ground) -> float:
+def flood(ground: Ground) -> Effect:
     """Many more callers than the queue has places, while the worker stands still; its effect ends as it goes on."""
     worker = ground.worker()
     worker.suspend()
@@ -115,7 +141,7 @@ def flood(ground: Ground) -> float:
     refused = [answer.ended - answer.sent for answer in crowd.answers() if answer.status == 503]
     slowest = f"slowest after {max(refused):.1f} s" if refused else "none"
     ground.notes["flood past the queue"] = f"{FLOOD} callers more; {len(refused)} refusals with 503, {slowest}"
-    return resumed
+    return Effect(resumed)
 
 
 def large_films(ground: Ground) -> None:
@@ -176,6 +202,8 @@ def slow_clients(ground: Ground) -> None:
         each.close()
     what = f"{answered} of {SLOW} that closed half were answered; {still} of {2 * SLOW} that never sent all still held"
     ground.notes["slow and vanishing clients"] = what
+    if not still:
+        ground.bad.append("slow and vanishing clients: none was held")
 
 
 def corrupt_archive(ground: Ground) -> None:
@@ -192,7 +220,7 @@ def corrupt_archive(ground: Ground) -> None:
     for file in sorted(folder.iterdir()):
         try:
             roll_over(ground.state_dir, ground.store, file, wait=100, drain=10)
-            said.append(f"{file.name} WAS TAKEN")
+            ground.bad.append(f"corrupt archive at roll-over: {file.name} was taken")
         except ServeError as error:
             said.append(error.message)
     ground.notes["corrupt archive at roll-over"] = "; ".join(said).replace(f"{ground.scratch}/", "")
@@ -210,21 +238,22 @@ def change_version(ground: Ground) -> None:
 
 def full_disk(ground: Ground) -> None:
     """Not a byte is left where the logs are."""
-    if ground.disk is None:
-        raise ServeError("no small disk could be mounted")
+    assert ground.disk is not None
     filler = ground.disk / "filler"
     try:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
-                file.write(bytes(4096))
+                file.write(bytes(BLOCK))
         time.sleep(FULL_FOR)
         left = shutil.disk_usage(ground.disk).free
     finally:
         filler.unlink(missing_ok=True)
-    ground.notes["full disk for logs"] = f"{left} bytes were left for {FULL_FOR:g} s"
+    ground.notes[FULL_DISK] = f"{left} bytes were left for {FULL_FOR:g} s"
+    if left >= BLOCK:
+        ground.bad.append(f"{FULL_DISK}: {left} bytes were left")
 
 
-KINDS: Mapping[str, Callable[[Ground], float | None]] = MappingProxyType(
+KINDS: Mapping[str, Callable[[Ground], Effect | None]] = MappingProxyType(
     {
         "worker killed mid-request": kill_worker,
         "worker out of memory": no_memory,
@@ -233,7 +262,7 @@ KINDS: Mapping[str, Callable[[Ground], float | None]] = MappingProxyType(
         "slow and vanishing clients": slow_clients,
         "corrupt archive at roll-over": corrupt_archive,
         "roll-over to the other version": change_version,
-        "full disk for logs": full_disk,
+        FULL_DISK: full_disk,
     }
 )
 

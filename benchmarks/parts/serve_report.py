@@ -35,7 +35,7 @@ Rounds = dict[int, Any]
 
 @dataclass
 class Found:
-    """Windows and limits by round. ``what`` says of which films and network; ``failures`` who did not run."""
+    """Windows and limits by round, of the films and network that ``what`` names; ``failures`` is what must not be."""
 
     what: str
     windows: dict[Key, dict[int, Window]] = field(default_factory=dict)
@@ -46,6 +46,8 @@ class Found:
     def add(self, server: Server, callers: int, number: int, window: Window) -> None:
         self.servers[server.name] = server
         self.windows.setdefault((server.name, server.setting, callers), {})[number] = window
+        if fault := _fault([window], server.tolerance):
+            self.failures.append(f"{server.name} ({server.setting}), {_callers(callers)}: {fault}")
 
     def add_limit(self, engine: str, number: int, measured: dict[tuple[str, str], dict[str, float]]) -> None:
         for (kind, how), numbers in measured.items():
@@ -159,6 +161,12 @@ def _table(found: Found, callers: int) -> None:
 
 def _judgement(windows: list[Window], tolerance: float) -> str:
     """Whether all requests were answered with 200 and right: probabilities within a bound and, of ours, same calls."""
+    worst, asked = max(one.wrong for one in windows), sum(one.answered for one in windows)
+    return _fault(windows, tolerance) or f"{asked} right (within {worst:.0e})"
+
+
+def _fault(windows: list[Window], tolerance: float) -> str:
+    """What was not as it must be; nothing where all was."""
     worst, refused = max(one.wrong for one in windows), sum(len(one.refused) for one in windows)
     asked = sum(one.answered for one in windows) + refused
     if not asked:
@@ -166,7 +174,7 @@ def _judgement(windows: list[Window], tolerance: float) -> str:
     changed = sum(one.changed for one in windows)
     if refused or changed or worst > tolerance:
         return f"WRONG, {refused} of {asked} refused, {changed} with another call (within {worst:.0e})"
-    return f"{asked} right (within {worst:.0e})"
+    return ""
 
 
 def _rate(window: Window) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from cxr_mtl.errors import ServeError
+from cxr_mtl.errors import ConfigError, ServeError
 from cxr_mtl.predict.wire import Server
 
 
@@ -30,6 +31,7 @@ class Client(ABC):
 
     Raises:
         ServeError: ``ca`` holds no certificate.
+        ConfigError: the key would travel in the open: ``url`` is http and not of this machine.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class Client(ABC):
         ca: Path | None = None,
         transport: Any = None,
     ) -> None:
+        if key is not None:
+            _check_road(url)
         self.url = url.rstrip("/")
         self.model = model
         self.concurrency = concurrency
@@ -64,6 +68,24 @@ class Client(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, model={self.model!r})"
+
+
+def _check_road(url: str) -> None:
+    """Says no to an address to which films and keys would travel in the open; servers of ours listen on none."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        return  # whoever is asked there says so
+    if address.scheme == "http" and not _is_here(address.host):
+        what = f"Films and the key would travel to {url} in the open."
+        raise ConfigError(what, hint="Ask by https, or through a tunnel that ends at 127.0.0.1.")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _certificates(ca: Path | None) -> ssl.SSLContext:

@@ -81,13 +81,15 @@ class RemotePredictor(Client):
     def predict_one(
         self, source: Path | bytes, options: Options = DEFAULT_OPTIONS, over: threading.Event | None = None
     ) -> Prediction | ImageError:
-        """One film's answer; raises as ``predict``. Once ``over`` is set, nothing is asked again."""
+        """One film's answer; raises as ``predict``. Once ``over`` is set, nothing is asked any more."""
         film = film_bytes(source)
         if isinstance(film, ImageError):
             return film
-        turn = Turn(self._server, film, options, name_of(source))
+        turn, over = Turn(self._server, film, options, name_of(source)), over or threading.Event()
         while True:
             with self._places.one() as waited:
+                if over.is_set():  # Who held the place may have been at it for long.
+                    raise _nobody_waits()
                 turn.grant(waited)
                 try:
                     said: httpx.Response | Exception = self._client.post(turn.url, timeout=turn.timeout, **turn.post)
@@ -98,8 +100,8 @@ class RemotePredictor(Client):
             heard = turn.hear(said)
             if not isinstance(heard, Pause):
                 return heard
-            if (over or threading.Event()).wait(heard.seconds):
-                raise ServeError("Nobody waits for this film any more.")
+            if over.wait(heard.seconds):
+                raise _nobody_waits()
 
     def healthy(self) -> bool:
         """Whether the server is there and has a worker for each model; never raises for a server that is not."""
@@ -118,3 +120,7 @@ class RemotePredictor(Client):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _nobody_waits() -> ServeError:
+    return ServeError("Nobody waits for this film any more.")

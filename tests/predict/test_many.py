@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +474,24 @@ def test_an_interrupt_does_not_wait_for_a_busy_server(study: Path, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         of_server(serve, study, tmp_path / "p.parquet", patience=600.0)
     assert time.monotonic() - begun < 15
+
+
+def test_who_waits_for_a_place_asks_no_more_once_nobody_waits_for_him() -> None:
+    """Else a Ctrl-C lets every thread that stands in line send its film, one after the other."""
+    asked, over = list[None](), threading.Event()
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(None)
+        over.set()
+        return httpx.Response(200, json=prediction(1).to_dict())
+
+    with (
+        RemotePredictor(URL, concurrency=1, transport=httpx.MockTransport(serve)) as remote,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        films = [pool.submit(remote.predict_one, b"x", Options(), over) for _ in range(4)]
+    assert len(asked) == 1
+    assert sum(isinstance(film.exception(), ServeError) for film in films) == 3
 
 
 def test_a_model_that_is_exchanged_meanwhile_is_not_mixed_in(study: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from pretended import URL, fields_of, prediction
 
-from cxr_mtl.errors import ImageError, ServeError
+from cxr_mtl.errors import ConfigError, ImageError, ServeError
+from cxr_mtl.predict.aio import AsyncRemotePredictor
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.predict.request import parse_request
 from cxr_mtl.types import Options
@@ -47,6 +48,20 @@ def test_films_and_options_arrive_and_answers_come_back_in_order(tmp_path: Path)
 
     answers = predictor(answer).predict([b"x" * n for n in range(1, 9)] + [film], options)
     assert answers == [prediction(n) for n in [*range(1, 9), 3]]
+
+
+@pytest.mark.parametrize("kind", [RemotePredictor, AsyncRemotePredictor])
+def test_no_key_travels_in_the_open(kind: type[RemotePredictor | AsyncRemotePredictor]) -> None:
+    for url in (
+        "http://chest.example:8080",
+        "HTTP://10.0.0.7",
+        "http://127.0.0.1.chest.example",
+        "http://[2001:db8::1]",
+    ):
+        with pytest.raises(ConfigError, match=r"would travel to \S+ in the open\. Ask by https"):
+            kind(url, "secret")
+    for url in ("https://chest.example:8080", "http://127.0.0.1:9", "http://localhost:9", "http://[::1]:9"):
+        kind(url, "secret", transport=httpx.MockTransport(lambda request: httpx.Response(200)))
 
 
 def test_a_bad_film_costs_only_itself(tmp_path: Path) -> None:

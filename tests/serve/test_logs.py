@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
+import pytest
+
+from cxr_mtl.paths import configs_dir
 from cxr_mtl.serve.logs import cause, failed_to_load, fresh_logs, mark
 
 LINE = "2026-01-01T00:00:00,000 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - "
@@ -41,3 +46,35 @@ def test_the_last_servers_logs_stay(tmp_path: Path) -> None:
     for server in ("one", "two", "three"):
         (fresh_logs(tmp_path) / "console.log").write_text(server)
     assert (tmp_path / "logs.previous" / "console.log").read_text() == "two"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "written"),
+    [
+        ("/predictions/cxr_mtl", 200, "/predictions/cxr_mtl"),
+        ("/predictions/cxr_mtl/1.0", 200, "/predictions/cxr_mtl"),
+        ("/explanations/cxr_mtl/1.0/DOE_JANE.dcm", 200, "/explanations/cxr_mtl"),
+        ("/v2/models/cxr_mtl/infer", 200, "/v2/models/cxr_mtl"),
+        ("/predictions/cxr_mtl/DOE_JANE.dcm", 404, "/predictions"),
+        ("/predictions/DOE_JANE", 404, "/predictions"),
+        ("/predictions/DOE_JANE", 400, "/predictions"),
+        ("/predictions//DOE_JANE", 404, "/predictions"),
+        ("/ping/DOE_JANE", 200, "/ping"),
+        ("/pingDOE_JANE", 404, "/"),
+        ("/DOE_JANE.dcm", 404, "/"),
+        ("/", 404, "/"),
+    ],
+)
+def test_an_address_is_logged_up_to_the_model_that_answered(asked: str, status: int, written: str) -> None:
+    """In both files. That their programs read the expressions as Python does, the tests of live servers say."""
+    layouts = ElementTree.parse(configs_dir() / "serve/log4j2.xml").iter("PatternLayout")
+    (layout,) = (one.attrib["pattern"] for one in layouts if "%replace" in one.attrib["pattern"])
+    (expression,) = re.findall(r"%replace\{%m\}\{(.*)\}\{\$1\$2\}%n$", layout)
+    for query in ("", "?name=DOE_JANE"):
+        line = f'/127.0.0.1:40000 "PUT {asked}{query} HTTP/1.1" {status} 21'
+        assert re.sub(expression, r"\1\2", line) == line.replace(asked + query, written)
+    text = (configs_dir() / "serve/container/nginx.conf").read_text(encoding="utf-8")
+    entries = re.findall(r'^ +"~(.*)" \$(?:model|door);$', text, re.MULTILINE)
+    assert len(entries) == 2
+    found = [match[1] for one in entries if (match := re.search(one.replace("(?<", "(?P<"), f"{status} {asked}"))]
+    assert [*found, "/"][0] == written

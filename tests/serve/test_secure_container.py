@@ -279,6 +279,19 @@ def test_only_what_is_named_is_let_through(pod: Pod) -> None:
     assert "ts_inference_requests_total" in pod.client.get(f"{pod.url}/metrics", headers=good).text
 
 
+def test_the_proxys_logs_name_no_patient(pod: Pod) -> None:
+    """Also where curl puts the film's own name behind a slash too many, and where a body waits on disk."""
+    good, door = {"Authorization": f"Bearer {CLIENT}"}, f"{pod.url}/predictions"
+    for address in (f"{door}/cxr_mtl/", f"{door}/cxr_mtl/0.1/", f"{door}/", f"{pod.url}/"):
+        pod.client.put(f"{address}DOE_JANE.dcm?of=DOE", content=film() + bytes(100_000), headers=good)
+        assert pod.client.put(f"{address}DOE_JANE.dcm", content=film()).status_code in (401, 404)
+    assert pod.client.put(f"{door}/cxr_mtl/0.1", content=film(), headers=good).status_code == 200
+    access, errors = (pod.ca.with_name(name).read_text() for name in ("access.log", "error.log"))
+    for line in ("PUT /predictions/cxr_mtl 200", "PUT /predictions 404", "PUT /predictions 401", "PUT / 404"):
+        assert line in access
+    assert "DOE" not in access + errors
+
+
 def test_as_many_bodies_as_fit_are_under_way(pod: Pod) -> None:
     host, port = pod.url.removeprefix("https://").split(":")
     head = (

@@ -361,10 +361,15 @@ def test_a_film_as_large_as_they_come_fits_and_a_larger_one_is_refused(server: S
 def test_the_logs_name_no_patient_and_no_key(server: Server) -> None:
     server.client.put(server.url, content=dicom()[:-5000])
     server.client.put(server.url, content=dicom())
+    for address in (f"{server.url}/", f"{server.url}/0.1/", f"{server.info.url}/predictions/", f"{server.info.url}/"):
+        server.client.put(f"{address}DOE_Jane.dcm?of=Doe", content=dicom())
     logs = server.logs()
-    assert "PUT /predictions/cxr_mtl" in logs
+    assert '"PUT /predictions/cxr_mtl HTTP/1.1" 200' in logs
+    assert '"PUT /predictions HTTP/1.1" 404' in logs
+    assert '"PUT / HTTP/1.1" 404' in logs
     keys = json.loads(server.info.key_file.read_text())
-    assert not any(word in logs for word in ("Doe", "Jane", *(keys[k]["key"] for k in ("inference", "management"))))
+    secret = [keys[kind]["key"] for kind in ("inference", "management")]
+    assert not any(word in logs for word in ("Doe", "DOE", "Jane", *secret))
 
 
 def test_two_servers_do_not_mix(server: Server, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_the_same_screen_on_a_servers_address(browser: Any, site: Any, films: li
         [answer] = site.predictor.predict([films[0]])
         return httpx.Response(200, json=answer.to_dict())
 
-    remote = RemotePredictor("http://server.invalid", "key", transport=httpx.MockTransport(serve))
+    remote = RemotePredictor("https://server.invalid", "key", transport=httpx.MockTransport(serve))
     blocks = app.build(remote, slow=False)
     far = type(site)(remote, blocks, app.launch(blocks, port=None), browser)
     try:
