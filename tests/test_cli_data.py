@@ -126,7 +126,8 @@ def test_supine_films_are_dropped_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "PADCHEST_x.csv").write_text("\n".join([header, *films]) + "\n")
     for supine, kept in (("keep", 8), ("drop", 4)):
         out = tmp_path / f"{supine}.parquet"
-        done = cxr("import", "padchest", tmp_path, "--allow-missing-images", "--out", out, "--supine", supine)
+        of_the_docs = ("--labels", "physician", "--supine", supine, "--views", "PA,AP")
+        done = cxr("import", "padchest", tmp_path, "--allow-missing-images", "--out", out, *of_the_docs)
         assert done.exit_code == 0, done.output
         assert len(load_manifest(out)) == kept
 

@@ -37,9 +37,10 @@ QUICK = "-s train.epochs=2 -s model.image_size=64 -s model.encoder=test_convnext
 
 
 def readme_commands(beginning: str) -> list[str]:
-    """The README's lines that begin so."""
+    """The README's lines that begin so, without the environment's folder."""
     blocks = re.findall(r"```sh\n(.*?)```", (REPO / "README.md").read_text(), flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(beginning)]
+    lines = (line.removeprefix(".venv/bin/") for block in blocks for line in block.splitlines())
+    return [line for line in lines if line.startswith(beginning)]
 
 
 def run(command: str, cwd: Path, *, code: int = 0) -> str:
@@ -55,6 +56,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("line")
     write_study_set(place / "nih", 150, 0, 128)
     (place / "configs").symlink_to(REPO / "configs")
+    (place / "quickstart" / "runs").mkdir(parents=True)  # what it leaves, in which the README's first page looks
+    (place / "quickstart" / "films").symlink_to(place / "nih")
+    (place / "quickstart" / "runs" / "quickstart").symlink_to(place / "runs" / "nih_convnext")
     (command,) = readme_commands("cxr-mtl data import nih")
     assert "kept 150 films" in run(command.replace("/data/nih", "nih"), place)
     (command,) = readme_commands("cxr-mtl data doctor")
@@ -150,8 +154,9 @@ def test_one_film_one_answer_through_every_door(place: Path, film: Path, server:
         headers={"Authorization": f"Bearer {read_key(place / key_file)}"},
         timeout=60,
     ).json()
-    here, of_server = readme_commands("cxr-mtl demo")
-    in_demo = [ask_demo(place, c.replace("http://127.0.0.1:8080", server), film) for c in (here, of_server)]
+    demos = readme_commands("cxr-mtl demo")
+    assert len(demos) == 3
+    in_demo = [ask_demo(place, c.replace("http://127.0.0.1:8080", server), film) for c in demos]
     reference = numbers(local)
     assert len(reference) > 40
     for answer in (remote, raw, *in_demo):

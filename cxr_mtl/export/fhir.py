@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from html import escape
 from typing import Any
 
-from cxr_mtl.export.codes import BOX_AREA, CALL, IMAGING_REPORT, PRIVATE, SCORE, THRESHOLD, Coded, code_of
+from cxr_mtl.export.codes import BOX_AREA, CALL, IMAGING_REPORT, PRIVATE, PROBABILITY, SCORE, THRESHOLD, Coded, code_of
+from cxr_mtl.predict.marks import NORMAL_NAMES, format_number
 from cxr_mtl.types import DISCLAIMER, FindingCall, Prediction, ScoredBox
 
 _SYSTEMS = {
@@ -22,6 +24,8 @@ _SYSTEMS = {
 _HL7 = "http://terminology.hl7.org/CodeSystem"
 _PRIVATE_SYSTEM = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, PRIVATE)}"
 """Of the private scheme. No address is ours, so it is an identifier made of the scheme's name."""
+_IMAGING_STUDY = replace(IMAGING_REPORT, meaning="Diagnostic imaging study")
+"""LOINC's own name for its code, which a server may compare; the other is DICOM's."""
 _CALLS = {"positive": ("POS", "Positive"), "negative": ("NEG", "Negative")}
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 
@@ -48,14 +52,15 @@ def make_fhir(prediction: Prediction, issued: datetime, patient: Mapping[str, st
         ],
         "status": "preliminary",
         "category": [{"coding": [_coding(f"{_HL7}/v2-0074", "RAD", "Radiology")]}],
-        "code": _concept(IMAGING_REPORT, "Chest X-ray, judged by a model"),
+        "code": _concept(_IMAGING_STUDY, "Chest X-ray, judged by a model"),
         "issued": issued.isoformat(timespec="seconds"),
         "result": [{"reference": f"#{found['id']}", "display": found["code"]["text"]} for found in observations],
         "conclusion": _conclusion(prediction),
     }
     if patient is not None:
         contained.append(_patient(patient))
-        report["subject"] = {"reference": "#patient"}
+        for said in (report, *observations):
+            said["subject"] = {"reference": "#patient"}
         study = {"system": "urn:dicom:uid", "value": f"urn:oid:{patient['StudyInstanceUID']}"}
         report["imagingStudy"] = [{"type": "ImagingStudy", "identifier": study}]
     return report
@@ -74,12 +79,15 @@ def _observation(number: int, found: FindingCall, prediction: Prediction) -> dic
         missing = _coding(f"{_HL7}/data-absent-reason", "not-performed", "Not Performed")
         said["dataAbsentReason"] = {"coding": [missing], "text": "Not assessed: the model was never trained for it."}
         return said
-    said["valueQuantity"] = _ratio(found.probability)
     said["interpretation"] = [
         {"coding": [_coding(f"{_HL7}/v3-ObservationInterpretation", *_CALLS[found.call])], "text": CALL.meaning}
     ]
     said["note"] = [{"text": f"Calibrated probability. Operating point: {prediction.operating_point}. {DISCLAIMER}"}]
-    said["component"] = [{"code": _concept(THRESHOLD), "valueQuantity": _ratio(found.threshold)}]
+    # Components and no value: a bare "Pneumonia 0.83" could be anything, its extent for one.
+    said["component"] = [
+        {"code": _concept(PROBABILITY), "valueQuantity": _ratio(found.probability)},
+        {"code": _concept(THRESHOLD), "valueQuantity": _ratio(found.threshold)},
+    ]
     for box in prediction.boxes:
         if box.finding == found.name:
             said["component"] += _box(box)
@@ -126,12 +134,13 @@ def _patient(tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _conclusion(prediction: Prediction) -> str:
-    def names(call: str) -> str:
-        return ", ".join(found.name for found in prediction.findings if found.call == call) or "none"
+    def names(call: str, without: frozenset[str] = frozenset()) -> str:
+        called = (found.name for found in prediction.findings if found.call == call)
+        return ", ".join(name for name in called if name not in without) or "none"
 
     lines = [
         DISCLAIMER,
-        f"Called at the operating point {prediction.operating_point}: {names('positive')}.",
+        f"Called at the operating point {prediction.operating_point}: {names('positive', NORMAL_NAMES)}.",
         f"Not assessed, as the model was never trained for it: {names('not_trained')}.",
         *(f"Note: {warning.rstrip('.')}." for warning in prediction.warnings),
         "Made by software; read by nobody.",
@@ -143,8 +152,10 @@ def _in_words(prediction: Prediction) -> str:
     """The report for the eye: XHTML, as FHIR's narrative."""
     rows = [
         f"<tr><td>{escape(f.name)}</td><td>{escape(f.call.replace('_', ' '))}</td>"
-        + (f"<td>{f.probability:.2f}</td>" if f.probability is not None else "<td/>")
-        + (f"<td>{f.threshold:.2f}</td></tr>" if f.threshold is not None else "<td/></tr>")
+        + "".join(
+            "<td/>" if n is None else f"<td>{escape(format_number(n))}</td>" for n in (f.probability, f.threshold)
+        )
+        + "</tr>"
         for f in prediction.findings
     ]
     paragraphs = "".join(f"<p>{escape(line)}</p>" for line in _conclusion(prediction).split("\n"))

@@ -8,6 +8,7 @@ from highdicom.content import PresentationLUTTransformation
 from pydicom.dataset import Dataset
 
 from cxr_mtl.export.parts import about, corners, finish
+from cxr_mtl.predict.marks import format_number
 from cxr_mtl.types import DISCLAIMER, Prediction, ScoredBox
 
 _FOOT = (0.02, 0.95, 0.98, 0.99)  # of the displayed area: left, top, right, bottom
@@ -54,7 +55,7 @@ def make_gsps(film: Dataset, prediction: Prediction) -> Dataset:
 def _label(box: ScoredBox) -> pr.TextObject:
     """Finding and score, at the box's upper left corner."""
     x, y = box.xyxy[:2]
-    text = f"{box.finding} {box.score:.2f}{' (weak)' if box.weak else ''}"
+    text = f"{box.finding} {format_number(box.score)}{' (weak)' if box.weak else ''}"
     return pr.TextObject(text, pr.AnnotationUnitsValues.PIXEL, anchor_point=(x, y), anchor_point_visible=False)
 
 

@@ -42,7 +42,6 @@ ANOTHER_TEST = {
     ("README.md", "make quickstart"): "tests/test_quickstart.py",
     ("README.md", "make test"): ".ci/run",
     ("README.md", "cxr-mtl demo"): "tests/test_line.py",
-    ("README.md", "cxr-mtl data curate"): "tests/test_cli_data.py",
     ("README.md", "cxr-mtl data doctor"): "tests/test_line.py",
     ("README.md", "cxr-mtl predict"): "tests/test_line.py",
     ("README.md", "deepspeed --num_gpus 2 --module cxr_mtl train"): "tests/test_line.py",
@@ -60,6 +59,10 @@ ANOTHER_TEST = {
     # Layouts of sets that nobody may copy: those tests write small ones.
     ("docs/datasets.md", "cxr-mtl data import chexpert"): "tests/data/test_chexpert.py",
     ("docs/datasets.md", "cxr-mtl data import mimic"): "tests/data/test_mimic.py",
+    (
+        "docs/datasets.md",
+        "cxr-mtl data import padchest /data/padchest --out padchest.parquet --labels",
+    ): "tests/test_cli_data.py",
     ("docs/datasets.md", "cxr-mtl data import padchest"): "tests/data/test_padchest.py",
     ("docs/datasets.md", "cxr-mtl data import vindr"): "tests/data/test_vindr.py",
     ("docs/datasets.md", "cxr-mtl data import vinbigdata"): "tests/data/test_vinbigdata.py",
@@ -73,10 +76,7 @@ ANOTHER_TEST = {
     ("docs/cluster.md", "deepspeed --num_gpus"): "tests/train/test_resume.py",
     ("docs/cluster.md", "sbatch"): "tests/test_cluster.py",
     # A server that changes, and one that stays.
-    (
-        "docs/operations.md",
-        "cxr-mtl serve --model-store model_store --foreground",
-    ): "tests/serve/test_secure_container.py",
+    ("docs/operations.md", "cxr-mtl serve --model-store model_store --foreground"): "tests/serve/test_survive.py",
     ("docs/operations.md", "cxr-mtl serve --model-store model_store --control"): "tests/serve/test_survive.py",
     ("docs/operations.md", "cxr-mtl package NEW_BUNDLE"): "tests/serve/test_survive.py",
     ("docs/operations.md", "cxr-mtl serve --model-store model_store --roll-over"): "tests/serve/test_survive.py",

@@ -32,12 +32,54 @@ OTHER_MODULES = {"monai.bundle"}
 MAKE = re.findall(r"^(\w+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE)
 
 
+def row_of(command: Command) -> tuple[str, str] | None:
+    """The first row of the lists that it falls under."""
+    for page, beginning in ANOTHER_TEST | CANNOT:
+        if command.page == page and command.plain.startswith(beginning):
+            return page, beginning
+    return None
+
+
 def listed(command: Command) -> str | None:
     """Why it is not run here."""
-    for (page, beginning), why in (ANOTHER_TEST | CANNOT).items():
-        if command.page == page and command.plain.startswith(beginning):
-            return why
-    return None
+    row = row_of(command)
+    return (ANOTHER_TEST | CANNOT)[row] if row else None
+
+
+def told_of(command: Command) -> list[str]:
+    """What a test that runs it must name: of ours launcher, verbs and options, of others the program.
+
+    ``--out`` only says where to write.
+    """
+    words = command.words
+    program = words[1] if words[0] == "python" else words[0]
+    programs = [] if program == "cxr-mtl" or "=" in program else [program]
+    if command.ours is None:
+        return [*programs, *(words[1:2] if program == "make" else [])]
+    options = [w.removeprefix("--").partition("=")[0] for w in command.ours if w.startswith("--") and w != "--out"]
+    return [*programs, *leaf_names(command.ours), *options]
+
+
+def leaf_names(words: list[str]) -> list[str]:
+    """The names of command and subcommand."""
+    return words[: len(words) - len(leaf(words)[1])]
+
+
+@cache
+def text_of(test: str) -> str:
+    """A test, what of tests/ it imports from, and the pages whose commands it takes as they stand there."""
+    file = REPO / test
+    text = file.read_text(encoding="utf-8")
+    names = re.findall(r"^from (\w+) import", text, flags=re.MULTILINE)
+    helpers = [folder / f"{name}.py" for name in names for folder in (file.parent, REPO / "tests")]
+    pages = [page for page in PAGES if f'"{page.name}"' in text or f'/{page.name}"' in text]
+    return "\n".join([text, *(more.read_text(encoding="utf-8") for more in (*helpers, *pages) if more.exists())])
+
+
+def not_named(command: Command, text: str) -> list[str]:
+    """The words of ``told_of`` that a test's text lacks, whether it writes them as options or as keywords."""
+    spelt = {word: re.escape(word).replace(r"\-", "[-_]") for word in told_of(command)}
+    return [word for word, form in spelt.items() if not re.search(rf"(?<![a-z]){form}(?![a-z])", text)]
 
 
 def leaf(words: list[str]) -> tuple[Any, list[str]]:
@@ -117,11 +159,24 @@ def test_every_command_is_run_or_is_listed_with_a_reason() -> None:
     assert len(ALL) > 80
     lost = [f"{c.page}: {c.text}" for c in ALL if c.plain not in HERE and listed(c) is None]
     assert lost == [], "neither run nor listed (tests/docs/listed.py)"
-    for (page, beginning), why in (ANOTHER_TEST | CANNOT).items():
-        used = any(c.page == page and c.plain.startswith(beginning) for c in ALL)
-        assert used or page == "README.md", f"listed, but not there: {page}: {beginning}"
-        assert " " in why or (REPO / why).is_file(), f"no such test: {why}"
+    stale = (ANOTHER_TEST | CANNOT).keys() - {row_of(c) for c in ALL}
+    assert stale == set(), "listed, but no command of the page falls under it"
+    assert [test for test in ANOTHER_TEST.values() if not (REPO / test).is_file()] == [], "no such test"
     assert "\nmake test\n" in (REPO / ".ci/run").read_text()
+
+
+def test_the_test_that_is_listed_names_what_the_command_does() -> None:
+    for command in ALL:
+        if (row := row_of(command)) in ANOTHER_TEST and (test := ANOTHER_TEST[row]) != ".ci/run":
+            lost = not_named(command, text_of(test))
+            assert lost == [], f"{command.page}: {command.text}\n{test} does not run it: it never names {lost}"
+
+
+def test_a_test_that_names_other_things_is_found_out() -> None:
+    command = Command("docs/demo.md", ".venv/bin/cxr-mtl demo --bundle runs/nih_convnext/best --examples films")
+    assert not_named(command, "demo(bundle=bundle, examples=films)") == []
+    assert not_named(command, "cxr-mtl demo --bundle a") == ["examples"]
+    assert not_named(command, "demonstrate(bundles)") == ["demo", "bundle", "examples"]
 
 
 def test_what_pages_link_to_is_there() -> None:

@@ -133,6 +133,13 @@ def test_presentation_state_draws_the_boxes(place: Path) -> None:
     assert list(area.DisplayedAreaBottomRightHandCorner) == [W, H]
 
 
+def test_no_score_of_a_presentation_state_reads_as_certain(tmp_path: Path) -> None:
+    path = save(film(), tmp_path / "a.dcm")
+    answer = prediction(path, [ScoredBox("Effusion", score, (1.0, 2.0, 3.0, 4.0)) for score in (0.9999, 0.0002)])
+    _, boxes = make_gsps(read_film(path, answer), answer).GraphicAnnotationSequence
+    assert [t.UnformattedTextValue for t in boxes.TextObjectSequence] == ["Effusion >0.99", "Effusion <0.001"]
+
+
 def test_a_films_own_table_comes_along_in_the_bits_of_a_state(tmp_path: Path) -> None:
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096, dtype="<u2").tobytes()

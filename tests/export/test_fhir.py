@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import lzma
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -24,6 +25,7 @@ from cxr_mtl.export import Reports
 from cxr_mtl.export.fhir import make_fhir
 from cxr_mtl.types import DISCLAIMER, FindingCall, Prediction, ScoredBox
 
+DOCS = (Path(__file__).resolve().parents[2] / "docs" / "reports.md").read_text("utf-8")
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SECRETS = ("ller", "Zo", "MRN-77", "1950", "ACC-99", "20261126")
 
@@ -66,6 +68,12 @@ def test_validators_would_find_errors(report: dict[str, Any]) -> None:
         DiagnosticReport.model_validate(without)
 
 
+def numbers(observation: dict[str, Any]) -> list[tuple[str, float]]:
+    """Code and value of each number of an Observation."""
+    parts = [part for part in observation["component"] if "valueQuantity" in part]
+    return [(part["code"]["coding"][0]["code"], part["valueQuantity"]["value"]) for part in parts]
+
+
 def test_report_holds_the_answer(report: dict[str, Any], answer: Prediction) -> None:
     assert report["status"] == "preliminary"
     assert DISCLAIMER in report["conclusion"]
@@ -78,7 +86,9 @@ def test_report_holds_the_answer(report: dict[str, Any], answer: Prediction) -> 
         "code": "60046008",
         "display": "Pleural effusion",
     }
-    assert (found["valueQuantity"]["value"], found["component"][0]["valueQuantity"]["value"]) == (0.834567, 0.41)
+    assert numbers(found) == [("122157", 0.834567), ("threshold", 0.41), ("score", 0.71), ("score", 0.4)]
+    assert numbers(calm) == [("122157", 0.012), ("threshold", 0.3), ("score", 0.3)]
+    assert not [part for part in report["contained"] if "valueQuantity" in part], "a number says what it is"
     assert found["interpretation"][0]["coding"][0]["code"] == "POS"
     places = [part["valueString"] for part in found["component"] if "valueString" in part]
     assert places[0] == "left 10.25, top 20.5, right 40, bottom 60.75 pixels of the film"
@@ -86,8 +96,36 @@ def test_report_holds_the_answer(report: dict[str, Any], answer: Prediction) -> 
     assert calm["interpretation"][0]["coding"][0]["code"] == "NEG"
     assert calm["code"]["coding"][0]["system"].startswith("urn:uuid:")
     assert unknown["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
-    assert "valueQuantity" not in unknown
+    assert "component" not in unknown
     assert [r["reference"] for r in report["result"]] == [f"#{o['id']}" for o in (found, calm, unknown)]
+
+
+def test_the_reports_code_has_loincs_name(report: dict[str, Any]) -> None:
+    """As HL7 lists it: hl7.org/fhir/us/ccda, value set LOINC Imaging Document Codes."""
+    (coding,) = report["code"]["coding"]
+    assert coding == {"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}
+    assert json.dumps(coding) in DOCS
+
+
+def test_no_number_of_the_narrative_reads_as_certain(answer: Prediction) -> None:
+    findings = (
+        FindingCall("Effusion", "positive", 0.99999, 0.0049),
+        FindingCall("Mass", "negative", 0.00001, 0.41),
+        FindingCall("Hernia", "not_trained"),
+    )
+    rows = make_fhir(replace(answer, findings=findings), NOW)["text"]["div"].split("<tr>")[2:]
+    assert [re.findall(r"<td>([^<]*)</td>|<td/>", row)[2:] for row in rows] == [
+        ["&gt;0.99", "0.0049"],
+        ["&lt;0.001", "0.41"],
+        ["", ""],
+    ]
+
+
+@pytest.mark.parametrize("name", ["No Finding", "Normal"])
+def test_a_normal_film_is_not_called_anything(answer: Prediction, name: str) -> None:
+    said = make_fhir(replace(answer, findings=(FindingCall(name, "positive", 0.9, 0.5),)), NOW)
+    assert "Called at the operating point balanced: none." in said["conclusion"]
+    assert said["contained"][1]["interpretation"][0]["coding"][0]["code"] == "POS", "the answer itself stays"
 
 
 def written(folder: Path, path: Path, *, with_patient: bool) -> dict[str, Any]:
@@ -106,7 +144,9 @@ def test_patient_is_named_only_where_asked_for(tmp_path: Path) -> None:
     assert patient["name"] == [{"family": "Müller", "given": ["Zoë"]}]
     assert (patient["birthDate"], patient["gender"]) == ("1950-01-02", "female")
     assert patient["identifier"] == [{"value": "MRN-77"}]
-    assert named["subject"] == {"reference": "#patient"}
+    judged = [part for part in named["contained"] if part["resourceType"] == "Observation"]
+    assert [part["subject"] for part in (named, *judged)] == [{"reference": "#patient"}] * (1 + len(judged))
+    assert "subject" not in json.dumps(plain)
 
 
 def test_a_picture_has_a_report_but_no_patient(tmp_path: Path) -> None:

@@ -188,6 +188,24 @@ def test_monai_verifies_its_bundle(monai_folder: Path, tmp_path: Path, verifier:
     run(*words, cwd=monai_folder)
 
 
+def test_the_docs_say_that_the_monai_bundle_lacks_what_its_specification_requires() -> None:
+    """Which files it has is held by test_the_monai_bundle_is_whole_and_holds_no_pickle_of_python."""
+    assert "requires `models/model.pt`, and here is" in DOCS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
+def test_what_loads_the_monai_network_and_what_does_not(monai_folder: Path) -> None:
+    """If MONAI's ``load`` takes it one day, the page should say so."""
+    from monai.bundle import load
+
+    assert "nor does `load(..., load_ts_module=True)`" in DOCS
+    with pytest.raises(json.JSONDecodeError):
+        load(monai_folder.name, bundle_dir=monai_folder.parent, load_ts_module=True, device="cpu")
+    network: Any = torch.jit.load(monai_folder / "models" / "model.ts")
+    assert network(torch.zeros(1, 1, 64, 64)).ndim == 2
+
+
 @pytest.mark.slow
 def test_the_monai_bundle_is_whole_and_holds_no_pickle_of_python(bundle: Path, monai_folder: Path) -> None:
     files = {path.relative_to(monai_folder).as_posix() for path in monai_folder.rglob("*") if path.is_file()}
@@ -249,7 +267,20 @@ def test_a_folder_takes_the_place_of_the_one_before(
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-def test_the_command_makes_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_command_of_the_docs_makes_all_three(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "nih_convnext").mkdir(parents=True)
+    (tmp_path / "runs" / "nih_convnext" / "best").symlink_to(bundle)
+    (command,) = [line for line in DOCS.splitlines() if line.startswith("cxr-mtl package")]
+    done = CliRunner().invoke(app, [*command.split()[1:], "--engine", "eager"])
+    assert done.exit_code == 0, done.output
+    made = {path.name for path in (tmp_path / "model_store").iterdir()}
+    assert {"cxr_mtl.mar", "cxr_mtl-0.1.onnx", "cxr_mtl-0.1_monai"} <= made
+
+
+def test_the_command_asks_for_what_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("cxr_mtl.package.mar.build_archive", lambda *args, **options: Path("store/x.mar"))
     monkeypatch.setattr(exports, "export", lambda *args, **options: asked.append((args, options)))
