@@ -41,6 +41,9 @@ _HOW_TO_READ = """
 <dt><span class="unanswered"><span class="call">no answer</span></span></dt>
 <dd>The model could not be asked; that is no fault of the file.</dd></dl></div>"""
 
+# Shown by the filter itself, in the browser, while it hides a row that is flagged.
+_FILTERED = '<p class="caution filtered">“Findings to show” hides a finding that is flagged.</p>'
+
 
 @dataclass(frozen=True, slots=True)
 class Screen:
@@ -134,7 +137,7 @@ def table_html(shown: Sequence[Row], focus: str | None = None) -> str:
     columns = ("Finding", "Probability", "Threshold", "Call", "Boxes")
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     return (
-        '<div class="cxr-findings"><h2>Findings</h2><div class="cxr-scroll"><table class="cxr-table">'
+        f'<div class="cxr-findings"><h2>Findings</h2>{_FILTERED}<div class="cxr-scroll"><table class="cxr-table">'
         "<caption>Press a finding to see it alone, with its heat map.</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )

@@ -160,9 +160,14 @@ def test_opacity_boxes_and_filter_are_the_pages_own(site: Any, films: list[Path]
     assert not page.locator("#cxr-film g.box").first.is_visible()
     page.get_by_label("Show boxes").check()
     page.get_by_text("Findings to show").click()
+    note = page.get_by_text("hides a finding that is flagged")
+    page.get_by_label("Pneumonia", exact=True).uncheck()
+    page.wait_for_function("!document.querySelector('#cxr-table tr[data-finding=Pneumonia]').checkVisibility()")
+    assert not note.is_visible()
     page.get_by_label("Mass", exact=True).uncheck()
     page.wait_for_function("!document.querySelector('#cxr-table tr[data-finding=Mass]').checkVisibility()")
     assert not page.locator("#cxr-film button[data-finding=Mass]").is_visible()
+    assert note.is_visible()
     assert page.locator("#cxr-table tr[data-finding=Effusion]").is_visible()
     assert (len(site.predictor.asked), len(visitor.asked)) == (passes, asked), "no round trip"
 
