@@ -91,7 +91,8 @@ def overlay_html(
     styles = box_styles(prediction)
     focused = {box.finding for box in prediction.boxes} & {focus}
     flagged = flagged_names(prediction)
-    dim = {name: " dim" if focused and name != focus else "" if name in flagged else " pale" for name in styles}
+    pale = {name: "" if name in flagged else " pale" for name in styles}
+    dim = {name: look + (" dim" if focused and name != focus else "") for name, look in pale.items()}
     outlines = "".join(
         _outline(box.finding, box.xyxy, styles[box.finding], dim[box.finding]) for box in reversed(prediction.boxes)
     )

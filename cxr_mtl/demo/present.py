@@ -36,7 +36,7 @@ _HOW_TO_READ = """
 <dd>It did not. That does not make the film normal.</dd>
 <dt><span class="untrained"><span class="call">not trained</span></span></dt>
 <dd>The model never learned this finding and says nothing of it.</dd>
-<dt><span class="unflagged"><span class="call">refused</span></span></dt>
+<dt><span class="refused"><span class="call">refused</span></span></dt>
 <dd>The file is no frontal chest film that can be judged; the reason stands beside it.</dd>
 <dt><span class="unanswered"><span class="call">no answer</span></span></dt>
 <dd>The model could not be asked; that is no fault of the file.</dd></dl></div>"""

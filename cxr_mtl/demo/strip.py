@@ -52,7 +52,7 @@ def outcome(film: Judged) -> tuple[str, str]:
 def unlike(film: Judged) -> str:
     """A mark for a film that is unlike those that the model learned from; empty for any other."""
     marked = isinstance(film.answer, Prediction) and notes(film.answer)[0]
-    return '<span class="caution">unlike the films learned from</span>' if marked else ""
+    return '<span class="caution">unlike training films</span>' if marked else ""
 
 
 def _film(film: Judged, at: int, current: bool) -> str:

@@ -97,7 +97,7 @@ def test_a_film_unlike_those_learned_from_is_marked_wherever_it_stands() -> None
     unlike = Novelty(9.1, 99.9, 3.0).warnings
     film = replace(ANSWERED, answer=replace(PREDICTION, warnings=("Window 1/2 applied.", *unlike)))
     for html in (strip_html(Visit([film])), batch_html(Visit([film]))):
-        assert [text for _, text in Page(html).all("span", "caution")] == ["unlike the films learned from"]
+        assert [text for _, text in Page(html).all("span", "caution")] == ["unlike training films"]
     assert "caution" not in strip_html(Visit([ANSWERED])) + batch_html(Visit([ANSWERED]))
     assert film.answer is not None
     assert film.picture is not None
