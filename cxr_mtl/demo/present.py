@@ -42,7 +42,7 @@ _HOW_TO_READ = """
 <dd>The model could not be asked; that is no fault of the file.</dd></dl></div>"""
 
 # Shown by the filter itself, in the browser, while it hides a row that is flagged.
-_FILTERED = '<p class="caution filtered">“Findings to show” hides a finding that is flagged.</p>'
+_FILTERED = '<p class="caution filtered">The filter hides a finding that is flagged.</p>'
 
 
 @dataclass(frozen=True, slots=True)

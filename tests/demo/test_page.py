@@ -15,6 +15,7 @@ from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 
 from cxr_mtl.data.read import read_image
+from cxr_mtl.demo import page as page_module
 from cxr_mtl.demo import picture, present, visit
 from cxr_mtl.demo.page import Page, look
 from cxr_mtl.demo.visit import KEEP_SECONDS, SWEEP_SECONDS, Judged, judge
@@ -83,8 +84,12 @@ def test_a_drop_reads_the_film_once_and_sends_its_screen_once(
     assert not hasattr(picture, "read_image")
 
 
-def test_what_is_opened_while_films_are_judged_stays(page: Page, films: list[str]) -> None:
+def test_what_is_opened_while_films_are_judged_stays(
+    page: Page, films: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "_TELL_SECONDS", 1e9)
     updates = drop(page, films)
+    assert len(updates) == 3, "the drop, the film that is looked at, and the end: no list of all for each of many"
     assert page.film not in updates[-1], "a heat map opened since the drop stays"
     page._pair(1, 0, VISITOR)
     *_, last = page._again("sensitive", "", None, VISITOR)
