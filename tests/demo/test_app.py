@@ -21,7 +21,9 @@ import pytest
 from demo_fake import FakePredictor
 from gradio_client import Client, handle_file
 from PIL import Image
+from typer.testing import CliRunner
 
+from cxr_mtl import cli
 from cxr_mtl.demo import app, present
 from cxr_mtl.demo.page import look
 from cxr_mtl.demo.visit import Judged, judge
@@ -252,7 +254,12 @@ def test_main_wants_one_who_answers(tiny_bundle: Path) -> None:
         app.main(tiny_bundle, model="other", tell=print)
 
 
-def test_the_model_of_a_server_has_a_name() -> None:
+def test_the_model_of_a_server_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "main", lambda *_, **options: asked.update(options))
+        assert CliRunner().invoke(cli.app, ["demo", "--url", "http://x", "--model", "b"]).exit_code == 0
+    assert asked["model"] == "b"
     for model, path, who in ((None, "cxr_mtl", "the server at http://x"), ("b", "b", "b of the server at http://x")):
         predictor, told = app._predictor(None, "http://x", None, None, model)
         assert isinstance(predictor, RemotePredictor)
