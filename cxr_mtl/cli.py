@@ -250,6 +250,7 @@ def demo(
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder.")] = None,
     url: Annotated[str | None, typer.Option(help="A running server, such as http://127.0.0.1:8080.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="The server's key file.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name on the server, if not cxr_mtl.")] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM file: the server's certificate or its authority's.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to listen on; containers need another.")] = "127.0.0.1",
@@ -264,4 +265,14 @@ def demo(
     from cxr_mtl.demo.app import main as run
 
     # Flushed, or a container's log shows the address only once the page has closed.
-    run(bundle, url, key_file, ca=ca, port=port, host=host, examples=examples, tell=partial(print, flush=True))
+    run(
+        bundle,
+        url,
+        key_file,
+        model=model,
+        ca=ca,
+        port=port,
+        host=host,
+        examples=examples,
+        tell=partial(print, flush=True),
+    )

@@ -92,6 +92,7 @@ def main(
     url: str | None = None,
     key_file: Path | None = None,
     *,
+    model: str | None = None,
     ca: Path | None = None,
     port: int | None = 7860,
     host: str = "127.0.0.1",
@@ -104,6 +105,7 @@ def main(
         bundle: folder to answer with, or
         url: address of a running server.
         key_file: of that server, as TorchServe wrote it; None for a server without authorisation.
+        model: the name that server serves it under; None for ``cxr_mtl``.
         ca: PEM file of that server's certificate, or of its authority's; None for the usual authorities.
         port: of the page; None for any free one.
         host: of the page.
@@ -111,11 +113,11 @@ def main(
         tell: is told where the page is.
 
     Raises:
-        ConfigError: both or neither of bundle and url; no such folder of examples.
+        ConfigError: both or neither of bundle and url; a model's name without a url; no such folder of examples.
         CheckpointError: the bundle cannot be loaded.
         ServeError: the port is taken, the key file is none, or ``ca`` holds no certificate.
     """
-    predictor, who = _predictor(bundle, url, key_file, ca)
+    predictor, who = _predictor(bundle, url, key_file, ca, model)
     with end_on_sigterm(), private_uploads():
         blocks = build(predictor, examples=examples, slow=url is None, who=who)
         try:
@@ -153,8 +155,12 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _predictor(bundle: Path | None, url: str | None, key_file: Path | None, ca: Path | None) -> tuple[Predictor, str]:
+def _predictor(
+    bundle: Path | None, url: str | None, key_file: Path | None, ca: Path | None, model: str | None
+) -> tuple[Predictor, str]:
     # Imported here so that the page of a server loads no torch.
+    if model is not None and url is None:
+        raise ConfigError("--model names a model on a server.", hint="Give --url URL, too.")
     if bundle is not None and url is None:
         from cxr_mtl.predict.predictor import LocalPredictor
 
@@ -163,5 +169,7 @@ def _predictor(bundle: Path | None, url: str | None, key_file: Path | None, ca: 
     if url is not None and bundle is None:
         from cxr_mtl.predict.remote import RemotePredictor, read_key
 
-        return RemotePredictor(url, read_key(key_file) if key_file else None, ca=ca), f"the server at {url}"
+        key = read_key(key_file) if key_file else None
+        remote = RemotePredictor(url, key, model or "cxr_mtl", ca=ca)
+        return remote, f"{f'{model} of ' if model else ''}the server at {url}"
     raise ConfigError("The demo answers with one bundle or one server.", hint="Give --bundle DIR or --url URL.")

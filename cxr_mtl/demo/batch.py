@@ -11,7 +11,7 @@ from typing import Any
 
 from cxr_mtl.demo.picture import bytes_url
 from cxr_mtl.demo.rows import error_body, rows
-from cxr_mtl.demo.strip import outcome, progress_html
+from cxr_mtl.demo.strip import outcome, progress_html, unlike
 from cxr_mtl.demo.visit import Judged, Visit
 from cxr_mtl.predict.marks import format_number
 from cxr_mtl.types import DISCLAIMER, Prediction
@@ -26,7 +26,9 @@ def batch_html(visit: Visit) -> str:
     if not films:
         return f'<div class="cxr-batch"><h2>All films</h2>{EMPTY}</div>'
     body = "".join(_row(film, at) for at, film in enumerate(films))
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Film", "Outcome", "Flagged, or why refused", "Boxes"))
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("Film", "Outcome", "Flagged, or why not judged", "Boxes")
+    )
     saves = _links(films) if visit.done == len(films) else progress_html(visit)
     return (
         f'<div class="cxr-batch"><h2>All films</h2><p>{_counts(films)}</p><p class="saves">{saves}</p>'
@@ -70,7 +72,7 @@ def _line(film: Judged) -> dict[str, Any]:
     if not isinstance(answer, Prediction):
         error = body_of(film).get("error", {})
         told = {"error_code": error.get("code"), "error_message": error.get("message"), "hint": error.get("hint")}
-        return line | {"status": "refused", **told}
+        return line | {"status": outcome(film)[0], **told}
     line |= {"status": "answered", "operating_point": answer.operating_point}
     line |= {key: answer.image.get(key) for key in ("width", "height", "format")}
     line |= {"image_sha256": answer.image.get("sha256"), "bundle_sha256": answer.model.get("sha256")}
@@ -99,7 +101,8 @@ def _links(films: Sequence[Judged]) -> str:
 
 def _counts(films: Sequence[Judged]) -> str:
     kinds = [outcome(film)[1] for film in films]
-    words = {"flagged": "with a flag", "unflagged": "without", "refused": "refused", "waiting": "waiting"}
+    words = {"flagged": "with a flag", "unflagged": "without", "refused": "refused"}
+    words |= {"unanswered": "without an answer", "waiting": "waiting"}
     told = ", ".join(f"{kinds.count(kind)} {text}" for kind, text in words.items() if kind in kinds)
     return f"{len(films)} film{'s' if len(films) > 1 else ''}: {told}."
 
@@ -112,12 +115,13 @@ def _row(film: Judged, at: int) -> str:
     if isinstance(film.answer, Prediction):
         flagged = [row for row in rows(film.answer) if row.flagged]
         said = escape(", ".join(f"{row.name} {format_number(row.call.probability or 0)}" for row in flagged)) or "–"
+        said += f" <small>{escape(film.note)}</small>" if film.note else ""
         boxes = str(len(film.answer.boxes) or "–")
     elif film.answer is not None:
         said = f"{escape(film.answer.message)} <small>{escape(film.answer.hint)}</small>"
     return (
         f'<tr class="{kind}"><th scope="row"><span class="film">{thumb}{name}</span></th>'
-        f'<td class="call">{words}</td><td class="said">{said}</td><td>{boxes}</td></tr>'
+        f'<td class="call">{words}{unlike(film)}</td><td class="said">{said}</td><td>{boxes}</td></tr>'
     )
 
 

@@ -21,7 +21,8 @@
   // Findings to show: all of the page's places but the tree, which would lose its branches.
   window.cxrShow = (names) => {
     const others = names.map((name) => `:not(${quoted(name)})`).join("");
-    filter.textContent = `${film} [data-finding]${others}, .cxr-findings tr[data-finding]${others} { display: none; }`;
+    filter.textContent = `${film} [data-finding]${others}, .cxr-findings tr[data-finding]${others} { display: none; }
+      .cxr-findings:has(tr.flagged${others}) .filtered { display: block; }`;
   };
 
   // The curtain's slider.

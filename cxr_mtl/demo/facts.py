@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from pydicom.charset import decode_bytes, python_encoding
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
 from cxr_mtl.data.elements import read_elements
 from cxr_mtl.demo.film import INVERTED
 from cxr_mtl.demo.picture import bytes_url
@@ -17,6 +20,9 @@ NO_FACTS = (
     "<p>Open a film: here stands what was done to it before the model saw it, which model answered, and how fast.</p>"
 )
 _WARNING = "These may name the patient. They are shown on this page alone and kept nowhere."
+_CHARACTER_SET = 0x00080005
+_RESETS = TEXT_VR_DELIMS | PN_DELIMS | {ord("="), ord("\\")}
+"""After each of these a text is in its first character set again (PS3.5, 6.1.2.5.3)."""
 _TAGS = {
     0x00100010: "Patient's name",
     0x00100020: "Patient ID",
@@ -49,7 +55,7 @@ def facts_html(prediction: Prediction, seconds: float) -> str:
         "Ontology": str(model.get("ontology")),
         "Bundle SHA-256": str(model.get("sha256", "")),
         "Operating point": prediction.operating_point,
-        "Answered in": f"{seconds:.2f} s",
+        "Answered in": f"{seconds:.2f} s, with any wait for other visitors",
     }
     body = prediction.to_dict()
     for heatmap in body.get("heatmaps", ()):
@@ -68,11 +74,20 @@ def header_html(path: Path) -> str:
     """The tags of a DICOM file that tell of patient and study: read when asked for, shown, and kept nowhere."""
     try:
         # Not pydicom's reader: what it dislikes it logs, with the value, which may be a name.
-        values = read_elements(path.read_bytes(), set(_TAGS), set()).values
+        found = read_elements(path.read_bytes(), {*_TAGS, _CHARACTER_SET}, set())
     except (ImageError, OSError):
         return '<p class="cxr-header">This file has no DICOM header.</p>'
-    told = {name: values[tag].decode("utf-8", "replace").strip(" \0") for tag, name in _TAGS.items() if tag in values}
+    named = [python_encoding[name] for name in found.texts(_CHARACTER_SET) if name in python_encoding]
+    values = {name: found.values[tag] for tag, name in _TAGS.items() if tag in found.values}
+    told = {name: _text(value, named if _CHARACTER_SET in found.values else []) for name, value in values.items()}
     return f'<div class="cxr-header"><p>{_WARNING}</p>{_list({k: v for k, v in told.items() if v})}</div>'
+
+
+def _text(value: bytes, encodings: Sequence[str]) -> str:
+    """A text in the file's own character sets; UTF-8 where it names none, as many files do that are not ASCII."""
+    if len(encodings) > 1:
+        return decode_bytes(value, encodings, _RESETS).strip(" \0")
+    return value.decode(encodings[0] if encodings else "utf-8", "replace").strip(" \0")
 
 
 def _list(facts: dict[str, str]) -> str:

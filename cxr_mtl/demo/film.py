@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from html import escape
 
 from cxr_mtl.demo.picture import Picture, data_url
-from cxr_mtl.demo.rows import summary
-from cxr_mtl.predict.marks import XYXY, Style, box_label, box_styles, place_labels
+from cxr_mtl.demo.rows import notes, summary
+from cxr_mtl.predict.marks import XYXY, Style, box_labels, box_styles, flagged_names, place_labels
 from cxr_mtl.predict.overlay import heat_caption, heat_layer
 from cxr_mtl.types import Heatmap, Prediction
 
+SCORES = "Numbers on boxes are scores of the boxes, not probabilities of the findings."
+WEAK = "≈ before a box: nobody drew boxes to learn it from; it is where the findings head looks."
 INVERTED = "shown inverted, for the file stores dense as dark (MONOCHROME1)"
 
 # The narrowest film the page shows, in CSS pixels; labels that are apart there are apart on any larger one.
@@ -22,7 +24,12 @@ _NARROW, _TAG_HEIGHT, _TAG_CHAR, _TAG_PAD = 300.0, 19.0, 7.0, 12.0
 
 
 def film_html(
-    picture: Picture, prediction: Prediction, heat: Heatmap | None, focus: str | None = None, saved: str = ""
+    picture: Picture,
+    prediction: Prediction,
+    heat: Heatmap | None,
+    focus: str | None = None,
+    saved: str = "",
+    trouble: str = "",
 ) -> str:
     """The film with what the model proposes on it, and the same in words below.
 
@@ -32,20 +39,30 @@ def film_html(
         heat: the map to lay over; None for none.
         focus: finding whose boxes stay bright while others step back; None for all alike.
         saved: address of the picture to save; empty for no such link.
+        trouble: why something that was asked for is not shown; empty for nothing.
     """
-    notes = [f'<p class="summary">{escape(summary(prediction))}</p>']
+    unlike, others = notes(prediction)
+    said = [_caution(trouble)] if trouble else []
+    said += [_caution(f"Warning: this film is {unlike}")] if unlike else []
+    said.append(f'<p class="summary">{escape(summary(prediction))}</p>')
+    if prediction.boxes:
+        said.append(f"<p>{SCORES}{f' {WEAK}' if any(box.weak for box in prediction.boxes) else ''}</p>")
     if heat is not None:
-        notes.append(f"<p>{escape(heat_caption(heat))}</p>")
-    elif focus:
-        notes.append(f"<p>There is no heat map of {escape(focus)}: the model was not trained for it.</p>")
+        said.append(f"<p>{escape(heat_caption(heat))}</p>")
+    elif focus and not trouble:
+        said.append(f"<p>There is no heat map of {escape(focus)}: the model was not trained for it.</p>")
     inverted = [INVERTED] if picture.inverted else []
-    notes += [f"<p>Note: {escape(note)}</p>" for note in (*inverted, *prediction.warnings)]
+    said += [f"<p>Note: {escape(note)}</p>" for note in (*inverted, *others)]
     if saved:
-        notes.append(f'<p><a href="{saved}" download="cxr_mtl_overlay.jpg">Save this picture</a></p>')
+        said.append(f'<p><a href="{saved}" download="cxr_mtl_overlay.jpg">Save this picture</a></p>')
     return (
         f'<figure class="cxr-figure">{stage_html(picture, prediction, heat, focus, live=True)}'
-        f'<figcaption aria-live="polite">{"".join(notes)}</figcaption></figure>'
+        f'<figcaption aria-live="polite">{"".join(said)}</figcaption></figure>'
     )
+
+
+def _caution(text: str) -> str:
+    return f'<p class="caution">{escape(text)}</p>'
 
 
 def stage_html(
@@ -73,7 +90,9 @@ def overlay_html(
         layers.append(f'<img class="heat" src="{data_url(heat_layer(heat, size))}" alt="">')
     styles = box_styles(prediction)
     focused = {box.finding for box in prediction.boxes} & {focus}
-    dim = {name: " dim" if focused and name != focus else "" for name in styles}
+    flagged = flagged_names(prediction)
+    pale = {name: "" if name in flagged else " pale" for name in styles}
+    dim = {name: look + (" dim" if focused and name != focus else "") for name, look in pale.items()}
     outlines = "".join(
         _outline(box.finding, box.xyxy, styles[box.finding], dim[box.finding]) for box in reversed(prediction.boxes)
     )
@@ -107,7 +126,7 @@ def _tags(
     """Labels of a fixed size on a film of any size: laid out on the narrowest film and pinned by the nearer corner."""
     height = _NARROW * picture.height / picture.width
     scale = _NARROW / picture.width
-    texts = [box_label(box) for box in prediction.boxes]
+    texts = box_labels(prediction)
     boxes = [(x1 * scale, y1 * scale, x2 * scale, y2 * scale) for x1, y1, x2, y2 in (b.xyxy for b in prediction.boxes)]
     sizes = [(len(text) * _TAG_CHAR + _TAG_PAD, _TAG_HEIGHT) for text in texts]
     places = place_labels(boxes, sizes, (_NARROW, height))

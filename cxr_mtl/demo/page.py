@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -9,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from cxr_mtl.data.read import read_image
 from cxr_mtl.demo import batch, compare, controls, present
 from cxr_mtl.demo.examples import Example, examples_html
 from cxr_mtl.demo.facts import header_html
-from cxr_mtl.demo.picture import data_url
+from cxr_mtl.demo.picture import overlay_url
 from cxr_mtl.demo.rows import trained
 from cxr_mtl.demo.strip import strip_html
-from cxr_mtl.demo.visit import KEEP_SECONDS, Judged, OneAtATime, Visit, Visits, judge, judge_waiting
+from cxr_mtl.demo.visit import KEEP_SECONDS, SWEEP_SECONDS, Judged, OneAtATime, Visit, Visits, judge, judge_waiting
 from cxr_mtl.errors import CxrError
-from cxr_mtl.predict.overlay import draw_overlay
 from cxr_mtl.types import Options, Prediction
 
 if TYPE_CHECKING:
@@ -28,39 +27,45 @@ _PRESS = """element.addEventListener('click', (event) => {
   const hit = event.target.closest('[data-example], [data-film], button[data-finding], g[data-finding]');
   if (hit) trigger('select', {...hit.dataset});
 });"""
+_TELL_SECONDS = 0.5
 Update = dict[Any, Any]
 
 
 def look(
-    predictor: Predictor, film: Judged | None, mode: str, finding: str | None = None, explain: str | None = None
-) -> tuple[present.Screen, Judged | None]:
-    """One film's screen; the model is asked again only for a heat map.
+    predictor: Predictor, film: Judged, mode: str, finding: str | None = None, explain: str | None = None
+) -> present.Screen:
+    """One film's screen; the model is asked again only for a heat map. Without one, the answer there was stays.
 
     Args:
         predictor: who answers.
-        film: None for none yet.
+        film: with or without its answer.
         mode: operating point.
         finding: which heat map to show; empty for none.
         explain: how it is made; empty for the model's usual way.
-
-    Returns:
-        The screen, and the film with the answer it shows.
     """
-    if film is None:
-        return present.blank(), None
-    if film.answer is None:
-        return present.waiting(), film
     if finding and isinstance(film.answer, Prediction):
-        film = judge(predictor, film, Options(mode, heatmaps=(finding,), explain=explain or None))
+        mapped = judge(predictor, film, _options(film.answer.operating_point if film.note else mode, finding, explain))
+        if isinstance(mapped.answer, CxrError):
+            return show(film, finding, f"There is no heat map of {finding}: {mapped.answer}")
+        film = mapped
+    return show(film, finding)
+
+
+def show(film: Judged, finding: str | None = None, trouble: str = "") -> present.Screen:
+    """One film's screen, with what it holds; ``trouble`` says what of it could not be had."""
+    if film.answer is None:
+        return present.waiting()
     if isinstance(film.answer, CxrError):
-        return present.refused(film.answer, film.picture), film
-    assert isinstance(film.answer, Prediction)
+        return present.refused(film.answer, film.picture)
     assert film.picture is not None
     heat = next((h.finding for h in film.answer.heatmaps if h.finding == finding), None)
-    saved = ""
-    if film.path.exists():
-        saved = data_url(draw_overlay(read_image(film.path), film.answer, heatmap=heat))
-    return present.answered(film.picture, film.answer, finding or None, film.seconds, saved), film
+    saved = overlay_url(film.picture, film.answer, heat)
+    trouble = " ".join(filter(None, (film.note, trouble)))
+    return present.answered(film.picture, film.answer, finding or None, film.seconds, saved, trouble)
+
+
+def _options(mode: str, finding: str | None, explain: str | None) -> Options:
+    return Options(mode, heatmaps=(finding,), explain=explain or None) if finding else Options(mode)
 
 
 @dataclass
@@ -75,9 +80,10 @@ class Page:
     def __post_init__(self) -> None:
         self.predictor = OneAtATime(self.predictor)
         self.visits = Visits()
+        self.start = present.blank(self.who, bool(self.examples))
 
     def build(self, title: str) -> gr.Blocks:
-        kept = (KEEP_SECONDS, KEEP_SECONDS)
+        kept = (SWEEP_SECONDS, KEEP_SECONDS)
         self.blocks = gr.Blocks(analytics_enabled=False, delete_cache=kept, title=title, fill_width=True)
         with self.blocks:
             controls.html(present.banner_html(), "Disclaimer", elem_id="cxr-banner")
@@ -96,7 +102,7 @@ class Page:
         return self.blocks
 
     def _main(self) -> None:
-        start = present.blank()
+        start = self.start
         self.strip = controls.html("", "Open films", js=_PRESS, elem_id="cxr-strip")
         with gr.Tabs(selected="film") as self.tabs:
             with gr.Tab("Film", id="film"), gr.Row(elem_id="cxr-screen"):
@@ -146,8 +152,11 @@ class Page:
         """The one door for programs: a film in, its parts and the contract's JSON out."""
 
         def predict(file: str | None, mode: str, finding: str | None, explain: str | None) -> tuple[Any, ...]:
-            film = judge(self.predictor, Judged(Path(file), Path(file).name), Options(mode)) if file else None
-            screen, film = look(self.predictor, film, mode, finding, explain)
+            film, screen = None, self.start
+            if file:
+                film = Judged(Path(file), Path(file).name)
+                film = judge(self.predictor, film, _options(mode, finding, explain))
+                screen = show(film, finding)
             return screen.film, screen.table, screen.tree, batch.body_of(film) if film else None, screen.facts
 
         film = gr.File(visible=False)
@@ -163,7 +172,8 @@ class Page:
     ) -> Iterator[Update]:
         visit = self.visits.of(request.session_hash or "")
         paths = [Path(file) for file in files or ()]
-        visit.add(paths, [path.name for path in paths], uploaded=True)
+        own = visit.add(paths, [path.name for path in paths], uploaded=True)
+        self.blocks.upload_file_set.update(str(path) for path in own)  # what Gradio sweeps
         yield from self._judge(visit, mode, finding, explain)
 
     def _example(
@@ -183,10 +193,17 @@ class Page:
     def _judge(self, visit: Visit, mode: str, finding: str | None, explain: str | None) -> Iterator[Update]:
         visit.mode = mode
         yield {self.drop: None, **self._lists(visit), **self._screen(visit, mode, "", None)}
+        told = time.monotonic()
         for at in judge_waiting(self.predictor, visit):
-            looked_at = self._screen(visit, mode, finding, explain) if at == visit.at else {}
-            yield {**self._lists(visit), **looked_at}
-        yield {**self._lists(visit), **self._screen(visit, mode, finding, explain), **self._pairs(visit)}
+            if at == visit.at:
+                yield {**self._lists(visit), **self._screen(visit, mode, finding, explain)}
+            elif time.monotonic() > told + _TELL_SECONDS:  # the lists hold every film: many films, few such updates
+                yield self._lists(visit)
+            else:
+                continue
+            told = time.monotonic()
+        # Not the screen: a heat map may have been opened while the others were judged.
+        yield {**self._lists(visit), **self._pairs(visit)}
 
     def _strip(
         self, mode: str, finding: str | None, explain: str | None, event: gr.EventData, request: gr.Request
@@ -211,7 +228,8 @@ class Page:
         return self._screen(self.visits.of(request.session_hash or ""), mode, finding, explain)
 
     def _screen(self, visit: Visit, mode: str, finding: str | None, explain: str | None) -> Update:
-        screen, film = look(self.predictor, visit.current, mode, finding, explain)
+        film = visit.current
+        screen = look(self.predictor, film, mode, finding, explain) if film else self.start
         answer = film.answer if film else None
         update: Update = dict(zip(self.parts, astuple(screen), strict=True))
         update |= {self.strip: strip_html(visit), self.header: ""}
@@ -230,13 +248,15 @@ class Page:
     def _pairs(self, visit: Visit) -> Update:
         """The films that may be compared; the first two until others are chosen."""
         choices = [(f"{at + 1}: {film.name}", at) for at, film in enumerate(visit.films)]
-        both = (0, 1) if len(choices) > 1 else (None, None)
+        both = visit.pair or ((0, 1) if len(choices) > 1 else (None, None))
         boxes = zip((self.earlier, self.later), both, strict=True)
         update: Update = {box: gr.update(choices=choices, value=value) for box, value in boxes}
         return update | {self.pair: _pair(visit, *both)}
 
     def _pair(self, earlier: int | None, later: int | None, request: gr.Request) -> str:
-        return _pair(self.visits.of(request.session_hash or ""), earlier, later)
+        visit = self.visits.of(request.session_hash or "")
+        visit.pair = (earlier, later)
+        return _pair(visit, earlier, later)
 
     def _all(self, request: gr.Request) -> list[str]:
         return self.visits.of(request.session_hash or "").names

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from PIL import Image
 
-from cxr_mtl.predict.overlay import film_image
-from cxr_mtl.types import Radiograph
+from cxr_mtl.predict.overlay import draw_overlay, film_image
+from cxr_mtl.types import Prediction, Radiograph
 
 _FILM_SIDE, _THUMB_SIDE = 1024, 112
 
@@ -42,6 +43,24 @@ class Picture:
 def make_picture(film: Radiograph) -> Picture:
     shown = film_image(film, _FILM_SIDE)
     return Picture(film.width, film.height, film.inverted, shown.size, data_url(shown), thumb_url(shown))
+
+
+def overlay_url(picture: Picture, prediction: Prediction, heatmap: str | None) -> str:
+    """The film with its boxes drawn in, to save: from what is shown, for reading a large film again takes seconds.
+
+    Args:
+        picture: what is shown.
+        prediction: boxes in the film's own pixels.
+        heatmap: finding whose heat map the prediction has; None for none.
+    """
+    with Image.open(io.BytesIO(base64.b64decode(picture.url.partition(",")[2]))) as shown:
+        pixels = np.asarray(shown, dtype=np.float32) / np.float32(255)
+    across, down = pixels.shape[1] / picture.width, pixels.shape[0] / picture.height
+    corners = [box.xyxy for box in prediction.boxes]
+    scaled = [(x1 * across, y1 * down, x2 * across, y2 * down) for x1, y1, x2, y2 in corners]
+    boxes = tuple(replace(box, xyxy=xyxy) for box, xyxy in zip(prediction.boxes, scaled, strict=True))
+    film = Radiograph(pixels, "jpeg", picture.inverted, "")
+    return data_url(draw_overlay(film, replace(prediction, boxes=boxes), heatmap=heatmap, max_side=_FILM_SIDE))
 
 
 def thumb_url(picture: Image.Image) -> str:

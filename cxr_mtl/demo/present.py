@@ -13,9 +13,10 @@ from cxr_mtl.demo.compare import curtain_html
 from cxr_mtl.demo.facts import NO_FACTS, facts_html
 from cxr_mtl.demo.film import film_html, stroke
 from cxr_mtl.demo.picture import Picture
-from cxr_mtl.demo.rows import CALLS, FEW, Row, bar, number, rows
+from cxr_mtl.demo.rows import CALLS, FEW, Row, bar, is_refusal, number, rows
 from cxr_mtl.demo.tree import tree_html
-from cxr_mtl.errors import CxrError, ImageError
+from cxr_mtl.demo.visit import KEEP_SECONDS, SWEEP_SECONDS
+from cxr_mtl.errors import CxrError
 from cxr_mtl.types import DISCLAIMER, Prediction
 
 MODES = {"balanced": "Balanced", "sensitive": "Sensitive", "specific": "Specific", "f1": "Best F1"}
@@ -35,8 +36,13 @@ _HOW_TO_READ = """
 <dd>It did not. That does not make the film normal.</dd>
 <dt><span class="untrained"><span class="call">not trained</span></span></dt>
 <dd>The model never learned this finding and says nothing of it.</dd>
-<dt><span class="unflagged"><span class="call">refused</span></span></dt>
-<dd>The file is no frontal chest film that can be judged; the reason stands beside it.</dd></dl></div>"""
+<dt><span class="refused"><span class="call">refused</span></span></dt>
+<dd>The file is no frontal chest film that can be judged; the reason stands beside it.</dd>
+<dt><span class="unanswered"><span class="call">no answer</span></span></dt>
+<dd>The model could not be asked; that is no fault of the file.</dd></dl></div>"""
+
+# Shown by the filter itself, in the browser, while it hides a row that is flagged.
+_FILTERED = '<p class="caution filtered">The filter hides a finding that is flagged.</p>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,9 @@ class Screen:
     curtain: str
 
 
-def answered(picture: Picture, prediction: Prediction, heatmap: str | None, seconds: float, saved: str = "") -> Screen:
+def answered(
+    picture: Picture, prediction: Prediction, heatmap: str | None, seconds: float, saved: str = "", trouble: str = ""
+) -> Screen:
     """The screen of one film's answer.
 
     Args:
@@ -59,10 +67,11 @@ def answered(picture: Picture, prediction: Prediction, heatmap: str | None, seco
         heatmap: finding in focus; its map is shown if the prediction has it, and other findings' boxes step back.
         seconds: from submission to answer.
         saved: address of the picture to save.
+        trouble: why something that was asked for is not shown; empty for nothing.
     """
     heat = next((h for h in prediction.heatmaps if h.finding == heatmap), None)
     return Screen(
-        film=film_html(picture, prediction, heat, heatmap, saved),
+        film=film_html(picture, prediction, heat, heatmap, saved, trouble),
         table=table_html(rows(prediction), heatmap),
         tree=tree_html(prediction),
         facts=facts_html(prediction, seconds),
@@ -72,7 +81,7 @@ def answered(picture: Picture, prediction: Prediction, heatmap: str | None, seco
 
 def refused(error: CxrError, picture: Picture | None = None) -> Screen:
     """The screen of a film that could not be judged: what, and what to do."""
-    title = "This file was not judged" if isinstance(error, ImageError) else "No answer"
+    title = "This file was not judged" if is_refusal(error) else "No answer"
     seen = f'<img src="{picture.thumb}" alt="The refused picture">' if picture else ""
     html = (
         f'<div class="cxr-refusal" role="alert">{seen}<div><h2>{title}</h2><p>{escape(error.message)}</p>'
@@ -81,12 +90,20 @@ def refused(error: CxrError, picture: Picture | None = None) -> Screen:
     return Screen(film=html, table="", tree="", facts=NO_FACTS, curtain=curtain_html(None, None))
 
 
-def blank() -> Screen:
-    """The screen before the first film: what to do, and what will come of it."""
+def blank(who: str = "", examples: bool = False) -> Screen:
+    """The screen before the first film: what to do, what will come of it, and where it goes.
+
+    Args:
+        who: answers; empty for the model of this page.
+        examples: whether there is one to press.
+    """
+    most = (KEEP_SECONDS + SWEEP_SECONDS) // 60
+    press = "; or press an example" if examples else ""
     html = (
-        '<div class="cxr-blank"><div><p class="big">Drop frontal chest films</p><p>PNG, JPEG or DICOM, one or many; '
-        "or press an example.</p><p>A film is shown here with what the model proposes. It stays on the machine that "
-        "runs this page, and is deleted when you take it away, leave, or after ten minutes.</p></div></div>"
+        f'<div class="cxr-blank"><div><p class="big">Drop frontal chest films</p><p>PNG, JPEG or DICOM, one or many'
+        f"{press}.</p><p>A film is shown here with what the model proposes. This page sends it nowhere but to "
+        f"{escape(who or 'its model')}. Its file is deleted when you take it away or leave, and after {most} minutes "
+        "at most; its picture and answer last until you take it away or leave.</p></div></div>"
     )
     return Screen(html, _WHAT_COMES, _HOW_TO_READ, NO_FACTS, curtain_html(None, None))
 
@@ -120,7 +137,7 @@ def table_html(shown: Sequence[Row], focus: str | None = None) -> str:
     columns = ("Finding", "Probability", "Threshold", "Call", "Boxes")
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     return (
-        '<div class="cxr-findings"><h2>Findings</h2><div class="cxr-scroll"><table class="cxr-table">'
+        f'<div class="cxr-findings"><h2>Findings</h2>{_FILTERED}<div class="cxr-scroll"><table class="cxr-table">'
         "<caption>Press a finding to see it alone, with its heat map.</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )

@@ -12,13 +12,14 @@ from html import escape
 from typing import Any
 
 from cxr_mtl.errors import CxrError, ImageError
-from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_label, box_styles, format_number
+from cxr_mtl.predict.marks import NORMAL_NAMES, XYXY, Style, box_labels, box_styles, format_number
 from cxr_mtl.types import FindingCall, Prediction
 
 CALLS = {"positive": "flagged", "negative": "not flagged", "not_trained": "not trained"}
 FEW = 6
 """Of findings that were never trained, at most so many have lines of their own; more share one, which names each."""
 NO_FLAG = "Nothing is flagged. That does not make the film normal."
+_UNLIKE = "unlike the films"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def summary(prediction: Prediction) -> str:
     """The picture in words."""
     shown = rows(prediction)
     flagged = [f"{row.name} {format_number(row.call.probability or 0.0)}" for row in shown if row.flagged]
-    boxes = [f"{box_label(box)} ({_place(box.xyxy, prediction)})" for box in prediction.boxes]
+    named = zip(box_labels(prediction), prediction.boxes, strict=True)
+    boxes = [f"{label} ({_place(box.xyxy, prediction)})" for label, box in named]
     first = f"Flagged: {', '.join(flagged)}." if flagged else NO_FLAG
     return f"{first} Boxes: {', '.join(boxes)}." if boxes else f"{first} No boxes."
 
@@ -74,7 +76,7 @@ def _place(xyxy: XYXY, prediction: Prediction) -> str:
     """Where a box is on the picture, for who does not see it. Of the picture: the patient's sides are not known."""
     x = (xyxy[0] + xyxy[2]) / 2 / prediction.image["width"]
     y = (xyxy[1] + xyxy[3]) / 2 / prediction.image["height"]
-    return f"{_third(y, 'top', 'middle', 'bottom')} {_third(x, 'left', 'centre', 'right')}"
+    return f"{_third(y, 'top', 'middle', 'bottom')}, at the picture's {_third(x, 'left', 'centre', 'right')}"
 
 
 def _third(at: float, low: str, mid: str, high: str) -> str:
@@ -89,6 +91,17 @@ def bar(probability: float, threshold: float | None = None) -> str:
 
 def number(value: float) -> str:
     return f'<span class="number">{escape(format_number(value))}</span>'
+
+
+def notes(prediction: Prediction) -> tuple[str, list[str]]:
+    """That the film is unlike those that the model learned from, empty where it is not so; and all other notes."""
+    unlike = [note for note in prediction.warnings if note.startswith(_UNLIKE)]
+    return "; ".join(unlike), [note for note in prediction.warnings if note not in unlike]
+
+
+def is_refusal(error: CxrError) -> bool:
+    """Whether the file is at fault, and not a server that is away or an option that the model has not."""
+    return isinstance(error, ImageError) and error.status < 500 and error.code != "bad_request"
 
 
 def error_body(error: CxrError) -> dict[str, Any]:

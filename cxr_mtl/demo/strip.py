@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from cxr_mtl.demo.rows import rows
+from cxr_mtl.demo.rows import is_refusal, notes, rows
 from cxr_mtl.demo.visit import Judged, Visit
 from cxr_mtl.types import Prediction
 
@@ -44,9 +44,15 @@ def outcome(film: Judged) -> tuple[str, str]:
     if film.answer is None:
         return "waiting", "waiting"
     if not isinstance(film.answer, Prediction):
-        return "refused", "refused"
+        return ("refused", "refused") if is_refusal(film.answer) else ("no answer", "unanswered")
     flags = sum(row.flagged for row in rows(film.answer))
     return (f"{flags} flagged", "flagged") if flags else ("not flagged", "unflagged")
+
+
+def unlike(film: Judged) -> str:
+    """A mark for a film that is unlike those that the model learned from; empty for any other."""
+    marked = isinstance(film.answer, Prediction) and notes(film.answer)[0]
+    return '<span class="caution">unlike training films</span>' if marked else ""
 
 
 def _film(film: Judged, at: int, current: bool) -> str:
@@ -57,5 +63,5 @@ def _film(film: Judged, at: int, current: bool) -> str:
     asks = f'data-film="{at}" data-key="{at}"' + (' aria-current="true"' if current else "")
     return (
         f'<button type="button" class="{kind}" {asks}>{image}<span class="name">{escape(film.name)}</span>'
-        f'<span class="call">{words}</span></button>'
+        f'<span class="call">{words}</span>{unlike(film)}</button>'
     )

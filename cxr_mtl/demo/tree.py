@@ -11,10 +11,9 @@ from html import escape
 from cxr_mtl.demo.rows import CALLS, FEW, bar, number, rows
 from cxr_mtl.types import Node, Prediction
 
-TREE_HELP = (
-    "No finding is likelier than its parents. The tree has probabilities of its own; they may differ from the table's, "
-    "by which findings are flagged."
-)
+TREE_HELP = "The tree has probabilities of its own; they may differ from the table's, by which findings are flagged."
+COHERENT = "No finding is likelier than its parents."
+INCOHERENT = "Here a finding is likelier than its parent: this model judges each by itself."
 _Children = dict[str | None, list[Node]]
 
 
@@ -33,7 +32,20 @@ def tree_html(prediction: Prediction) -> str:
         for parent in parents or [None]:
             children.setdefault(parent, []).append(node)
     branches = _branch(None, children, flagged, called)
-    return f'<div class="cxr-tree"><h2>Tree of findings</h2>{branches}<p class="help">{TREE_HELP}</p></div>'
+    told = f"{_holds(prediction)} {TREE_HELP}"
+    return f'<div class="cxr-tree"><h2>Tree of findings</h2>{branches}<p class="help">{told}</p></div>'
+
+
+def _holds(prediction: Prediction) -> str:
+    """Whether this answer is coherent, which one of a flat head need not be."""
+    known = {node.name: node.probability for node in prediction.hierarchy if node.probability is not None}
+    pairs = [
+        (known[node.name], known.get(up, 1.0))
+        for node in prediction.hierarchy
+        if node.name in known
+        for up in node.parents
+    ]
+    return COHERENT if all(own <= above for own, above in pairs) else INCOHERENT
 
 
 def _branch(parent: str | None, children: _Children, flagged: set[str], called: dict[str, str]) -> str:

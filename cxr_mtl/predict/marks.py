@@ -69,8 +69,20 @@ def box_styles(prediction: Prediction) -> dict[str, Style]:
     return styles
 
 
-def box_label(box: ScoredBox) -> str:
-    """Such as ``Effusion 0.83``; ``≈`` before it says that nobody drew boxes to learn this one from."""
+def box_labels(prediction: Prediction) -> list[str]:
+    """K labels, such as ``Effusion 0.83``; ``≈`` before it says that nobody drew boxes to learn this one from.
+
+    A box has a score of its own, so it may stand where its finding is not flagged; that is said, too.
+    """
+    flagged = flagged_names(prediction)
+    return [f"{_box_label(box)}{'' if box.finding in flagged else ', not flagged'}" for box in prediction.boxes]
+
+
+def flagged_names(prediction: Prediction) -> set[str]:
+    return {call.name for call in prediction.findings if call.call == "positive" and call.name not in NORMAL_NAMES}
+
+
+def _box_label(box: ScoredBox) -> str:
     return f"{'≈ ' if box.weak else ''}{box.finding} {format_number(box.score)}"
 
 

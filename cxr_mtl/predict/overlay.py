@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cxr_mtl.errors import ConfigError
-from cxr_mtl.predict.marks import XYXY, box_label, box_styles, place_labels
+from cxr_mtl.predict.marks import XYXY, box_labels, box_styles, place_labels
 from cxr_mtl.types import DISCLAIMER, Heatmap, Prediction, Radiograph
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -109,7 +109,7 @@ def _draw_boxes(film: Image.Image, prediction: Prediction, scale_x: float, scale
     line = max(2, max(film.size) // 340)
     pad = max(2, line)
     boxes = [_scale(box.xyxy, scale_x, scale_y) for box in prediction.boxes]
-    texts = [box_label(box) for box in prediction.boxes]
+    texts = box_labels(prediction)
     sizes = [(font.getlength(text) + 2 * pad, sum(_metrics(font)) + pad) for text in texts]
     for box, (x1, y1, x2, y2) in reversed(list(zip(prediction.boxes, boxes, strict=True))):
         # A black rim keeps the outline visible on bright bone.

@@ -60,10 +60,20 @@ class Visitor:
         self.page.get_by_role("tab", name=name).click()
         self.page.wait_for_selector(f"[role=tabpanel]:visible #cxr-{PANES[name]}, #cxr-{PANES[name]}:visible")
 
-    def scrolls_sideways(self) -> bool:
-        return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+    def cut_off(self) -> list[str]:
+        """What is seen to reach past the right edge; the page clips it, so its own width tells nothing."""
+        return list(self.page.evaluate(CUT_OFF))
 
 
+# What lies in a box that scrolls sideways, or clips its own content on purpose, is reached or meant so.
+CUT_OFF = """() => [...document.body.querySelectorAll('*')].filter((e) => {
+  if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true})) return false;
+  const {width, height, right} = e.getBoundingClientRect();
+  if (!width || !height || right <= innerWidth + 0.5) return false;
+  for (let up = e.parentElement; up && !up.matches('.gradio-container, body'); up = up.parentElement)
+    if (getComputedStyle(up).overflowX !== 'visible' && up.getBoundingClientRect().right < innerWidth + 1) return false;
+  return true;
+}).map((e) => `${e.tagName}#${e.id}.${e.className}`)"""
 PANES = {"Film": "film", "Compare": "choose", "Batch": "batch", "Details": "ask"}
 
 

@@ -21,7 +21,9 @@ import pytest
 from demo_fake import FakePredictor
 from gradio_client import Client, handle_file
 from PIL import Image
+from typer.testing import CliRunner
 
+from cxr_mtl import cli
 from cxr_mtl.demo import app, present
 from cxr_mtl.demo.page import look
 from cxr_mtl.demo.visit import Judged, judge
@@ -124,7 +126,7 @@ def test_a_file_that_is_no_film_is_refused_with_a_reason(served: Served, tmp_pat
 
 def test_no_film_is_no_error(served: Served) -> None:
     picture, _, _, body, _ = served.ask(None)
-    assert picture == present.blank().film
+    assert picture == present.blank(examples=True).film
     assert body is None
 
 
@@ -149,7 +151,7 @@ def test_only_predict_is_public(served: Served) -> None:
 def test_nothing_is_kept_sent_or_shared(served: Served) -> None:
     blocks = served.blocks
     assert blocks.analytics_enabled is False
-    assert blocks.delete_cache == (600, 600)
+    assert blocks.delete_cache == (60, 600)
     assert blocks.run_history is False
     assert blocks.share is False
     assert blocks.share_url is None
@@ -196,9 +198,13 @@ def test_demo_server_and_command_line_give_the_same_numbers(tiny_bundle: Path, f
 
 def test_an_unknown_finding_is_answered_with_what_is_known(tiny_bundle: Path, film: Path) -> None:
     judged = judge(LocalPredictor(tiny_bundle), Judged(film, film.name), Options())
-    screen, asked = look(LocalPredictor(tiny_bundle), judged, "balanced", "Cardiomegali")
-    assert "Cardiomegali" in screen.film
-    assert asked is not None
+    screen = look(LocalPredictor(tiny_bundle), judged, "balanced", "Cardiomegali")
+    assert (
+        "There is no heat map of Cardiomegali: &#x27;Cardiomegali&#x27; is not a finding of this model." in screen.film
+    )
+    assert "It knows: " in screen.film
+    assert 'class="stage"' in screen.film, "the answer stays"
+    asked = judge(LocalPredictor(tiny_bundle), judged, Options(heatmaps=("Cardiomegali",)))
     assert isinstance(asked.answer, ImageError)
     assert asked.answer.code == "bad_request"
 
@@ -208,7 +214,7 @@ def test_a_server_that_is_away_is_said_to_be_away(film: Path) -> None:
         raise httpx.ConnectError("refused")
 
     remote = RemotePredictor("http://127.0.0.1:9", transport=httpx.MockTransport(refuse))
-    screen, _ = look(remote, judge(remote, Judged(film, film.name), Options()), "balanced")
+    screen = look(remote, judge(remote, Judged(film, film.name), Options()), "balanced")
     assert "No server answers at http://127.0.0.1:9." in screen.film
     assert "cxr-mtl serve" in screen.film
 
@@ -244,6 +250,20 @@ def test_main_wants_one_who_answers(tiny_bundle: Path) -> None:
         app.main(tiny_bundle, examples=Path("nowhere"), tell=print)
     with pytest.raises(ServeError, match="holds no certificate"):
         app.main(url="https://127.0.0.1:9", ca=Path(__file__), tell=print)
+    with pytest.raises(ConfigError, match="names a model on a server"):
+        app.main(tiny_bundle, model="other", tell=print)
+
+
+def test_the_model_of_a_server_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "main", lambda *_, **options: asked.update(options))
+        assert CliRunner().invoke(cli.app, ["demo", "--url", "http://x", "--model", "b"]).exit_code == 0
+    assert asked["model"] == "b"
+    for model, path, who in ((None, "cxr_mtl", "the server at http://x"), ("b", "b", "b of the server at http://x")):
+        predictor, told = app._predictor(None, "http://x", None, None, model)
+        assert isinstance(predictor, RemotePredictor)
+        assert (predictor.model, told) == (path, who)
 
 
 def test_a_taken_port_is_said_to_be_taken(served: Served) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxr_mtl.demo import present
-from cxr_mtl.demo.film import film_html
-from cxr_mtl.demo.picture import make_picture
+from cxr_mtl.demo.film import SCORES, WEAK, film_html
+from cxr_mtl.demo.picture import make_picture, overlay_url
+from cxr_mtl.predict.overlay import draw_overlay
 from cxr_mtl.types import Options, ScoredBox
 
 FILM = make_film()
@@ -51,7 +52,42 @@ def test_the_film_is_shown_as_read() -> None:
     expected = Image.fromarray((FILM.pixels * 255).astype(np.uint8)).resize(shown.size)
     assert np.abs(np.asarray(shown, dtype=float) - np.asarray(expected, dtype=float)).mean() < 2
     assert "Effusion 0.83" in (film["alt"] or "")
-    assert "bottom left" in (film["alt"] or "")
+    assert "bottom, at the picture's left" in (film["alt"] or "")
+
+
+def test_no_side_is_named_without_saying_that_it_is_the_pictures() -> None:
+    w = FILM.width
+    boxes = tuple(ScoredBox("Mass", 0.3, (x * w, 0.0, x * w + 9, 9.0)) for x in (0.1, 0.5, 0.9))
+    said = Page(film_html(PICTURE, replace(PREDICTION, boxes=boxes), None)).all("figcaption")[0][1]
+    for side in ("left", "centre", "right"):
+        assert said.count(side) == said.count(f"at the picture's {side}") == 1
+
+
+def test_a_box_of_what_is_not_flagged_is_pale_and_says_so() -> None:
+    boxes = (ScoredBox("Effusion", 0.7, (0, 0, 9, 9)), ScoredBox("Pneumonia", 0.6, (99, 99, 140, 140)))
+    page = Page(film_html(PICTURE, replace(PREDICTION, boxes=boxes), None))
+    assert [text for _, text in page.all("button", "tag")] == ["Effusion 0.70", "Pneumonia 0.60, not flagged"]
+    assert [text for _, text in page.all("button", "tag pale")] == ["Pneumonia 0.60, not flagged"]
+    assert [attrs["data-finding"] for attrs, _ in page.all("g", "box pale")] == ["Pneumonia"]
+
+
+def test_the_numbers_on_boxes_are_explained() -> None:
+    assert SCORES in film_html(PICTURE, PREDICTION, None)
+    assert WEAK not in film_html(PICTURE, PREDICTION, None)
+    weak = tuple(replace(box, weak=True) for box in PREDICTION.boxes)
+    assert WEAK in film_html(PICTURE, replace(PREDICTION, boxes=weak), None)
+    assert SCORES not in film_html(PICTURE, replace(PREDICTION, boxes=()), None)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (1500, 1100)])
+def test_the_saved_picture_is_the_one_drawn_on_the_film_itself(size: tuple[int, int]) -> None:
+    film = make_film(*size)
+    prediction = make_prediction(film, Options(heatmaps=("Effusion",)))
+    for heatmap in (None, "Effusion"):
+        expected = np.asarray(draw_overlay(film, prediction, heatmap=heatmap), dtype=float)
+        saved = np.asarray(picture(overlay_url(make_picture(film), prediction, heatmap)), dtype=float)
+        assert saved.shape == expected.shape
+        assert np.abs(saved - expected).mean() < 2
 
 
 def test_no_heat_map_unless_asked() -> None:

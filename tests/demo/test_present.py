@@ -6,18 +6,21 @@ import base64
 import json
 import re
 from dataclasses import astuple, replace
+from pathlib import Path
 
+import pydicom
+import pytest
 from demo_fake import FINDINGS, make_film, make_prediction
 from html_page import Page
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_mtl.demo import present
-from cxr_mtl.demo.facts import facts_html
+from cxr_mtl.demo.facts import facts_html, header_html
 from cxr_mtl.demo.film import film_html
 from cxr_mtl.demo.picture import make_picture
 from cxr_mtl.demo.rows import FEW, NO_FLAG, error_body, rows, summary, trained
-from cxr_mtl.demo.tree import tree_html
+from cxr_mtl.demo.tree import COHERENT, INCOHERENT, tree_html
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.types import DISCLAIMER, FindingCall, Node, ScoredBox
 
@@ -105,6 +108,40 @@ def test_tree_puts_a_node_under_each_parent() -> None:
     assert "0.92 given Pleural" in text
 
 
+def test_the_tree_claims_coherence_only_where_it_holds() -> None:
+    assert COHERENT in tree_html(PREDICTION)
+    flat = (Node("Lung", (), 0.2, 0.2), Node("Mass", ("Lung",), 0.3, 0.9))
+    told = tree_html(replace(PREDICTION, hierarchy=flat))
+    assert COHERENT not in told
+    assert INCOHERENT in told
+    assert COHERENT in tree_html(
+        replace(PREDICTION, hierarchy=(Node("A", (), None, None), Node("B", ("A",), 0.3, 0.3)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "name"),
+    [
+        (None, "Plain^Name"),
+        (["ISO_IR 100"], "Müller^Jürgen"),
+        (["ISO_IR 192"], "Müller^王"),
+        (["ISO_IR 144"], "Люкceмбypг"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+    ],
+)
+def test_a_header_is_read_in_its_own_character_set(sets: list[str] | None, name: str, tmp_path: Path) -> None:
+    film = pydicom.Dataset()
+    if sets:
+        film.SpecificCharacterSet = sets
+    film.PatientName, film.Rows, film.StudyDescription = name, 1, "x"
+    film.PixelData = b"\0\0"
+    film.file_meta = pydicom.dataset.FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    film["PixelData"].VR = "OW"
+    pydicom.dcmwrite(tmp_path / "film.dcm", film, enforce_file_format=False)
+    assert f"<dd>{name}</dd>" in header_html(tmp_path / "film.dcm")
+
+
 def test_many_untrained_share_a_line_of_the_tree_which_names_each() -> None:
     nodes = [Node(f"U{i}", (), None, None) for i in range(FEW)] + [Node("Below", ("U0",), None, None)]
     assert len(Page(tree_html(replace(PREDICTION, hierarchy=tuple(nodes)))).all("li")) == FEW + 1
@@ -175,7 +212,7 @@ def test_facts_tell_of_inversion_and_notes() -> None:
     film = replace(FILM, format="dicom", inverted=True, notes=("Window 2048/4096 applied.",))
     facts = facts_html(make_prediction(film), 1.234)
     assert "MONOCHROME1" in Page(film_html(make_picture(film), make_prediction(film), None)).all("figcaption")[0][1]
-    for said in ("300 × 200 px, dicom", "MONOCHROME1", "Window 2048/4096 applied.", "1.23 s", "f" * 64):
+    for said in ("300 × 200 px, dicom", "MONOCHROME1", "Window 2048/4096 applied.", "1.23 s, with any wait", "f" * 64):
         assert said in facts
 
 

@@ -20,11 +20,13 @@ from PIL import Image
 from cxr_mtl.demo.batch import batch_csv, batch_html, batch_json
 from cxr_mtl.demo.compare import call_change, curtain_html, difference_words, pair_html
 from cxr_mtl.demo.examples import NUM_EXAMPLES, examples_html, find_examples
+from cxr_mtl.demo.film import film_html
 from cxr_mtl.demo.picture import make_picture
 from cxr_mtl.demo.rows import rows
 from cxr_mtl.demo.strip import strip_html
 from cxr_mtl.demo.visit import Judged, Visit, Visits, judge_waiting
 from cxr_mtl.errors import ConfigError, ImageError, ServeError
+from cxr_mtl.predict.admit import Novelty
 from cxr_mtl.types import DEFAULT_OPTIONS, FindingCall, Options, Prediction
 
 FILM = make_film()
@@ -86,11 +88,28 @@ def test_a_server_that_is_away_is_asked_once_and_every_film_is_told(paths: list[
     list(judge_waiting(predictor, visit))
     assert [str(film.answer) for film in visit.films] == ["No server answers. Start it."] * 3
     assert len(predictor.asked) == 1
+    assert "refused" not in strip_html(visit) + batch_html(visit).replace("not judged", "")
+    assert "3 without an answer" in batch_html(visit)
+    assert {row["status"] for row in csv.DictReader(io.StringIO(batch_csv(visit.films)))} == {"no answer"}
+
+
+def test_a_film_unlike_those_learned_from_is_marked_wherever_it_stands() -> None:
+    unlike = Novelty(9.1, 99.9, 3.0).warnings
+    film = replace(ANSWERED, answer=replace(PREDICTION, warnings=("Window 1/2 applied.", *unlike)))
+    for html in (strip_html(Visit([film])), batch_html(Visit([film]))):
+        assert [text for _, text in Page(html).all("span", "caution")] == ["unlike training films"]
+    assert "caution" not in strip_html(Visit([ANSWERED])) + batch_html(Visit([ANSWERED]))
+    assert film.answer is not None
+    assert film.picture is not None
+    caption = Page(film_html(film.picture, film.answer, None))
+    [(_, warning)] = caption.all("p", "caution")
+    assert warning == f"Warning: this film is {unlike[0]}"
+    assert [text for _, text in caption.all("p") if text.startswith("Note")] == ["Note: Window 1/2 applied."]
 
 
 def test_a_film_that_was_deleted_is_said_to_be(paths: list[Path]) -> None:
     visit = opened(paths)
-    paths[1].unlink()
+    visit.films[1].path.unlink()
     list(judge_waiting(FakePredictor(), visit))
     assert "deleted 10 minutes after they came" in str(visit.films[1].answer)
     assert isinstance(visit.films[2].answer, Prediction), "its neighbours have their answers"

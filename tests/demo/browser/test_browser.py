@@ -160,9 +160,14 @@ def test_opacity_boxes_and_filter_are_the_pages_own(site: Any, films: list[Path]
     assert not page.locator("#cxr-film g.box").first.is_visible()
     page.get_by_label("Show boxes").check()
     page.get_by_text("Findings to show").click()
+    note = page.get_by_text("hides a finding that is flagged")
+    page.get_by_label("Pneumonia", exact=True).uncheck()
+    page.wait_for_function("!document.querySelector('#cxr-table tr[data-finding=Pneumonia]').checkVisibility()")
+    assert not note.is_visible()
     page.get_by_label("Mass", exact=True).uncheck()
     page.wait_for_function("!document.querySelector('#cxr-table tr[data-finding=Mass]').checkVisibility()")
     assert not page.locator("#cxr-film button[data-finding=Mass]").is_visible()
+    assert note.is_visible()
     assert page.locator("#cxr-table tr[data-finding=Effusion]").is_visible()
     assert (len(site.predictor.asked), len(visitor.asked)) == (passes, asked), "no round trip"
 
@@ -253,15 +258,21 @@ def test_nothing_runs_off_the_side_and_the_banner_stays(
     site: Any, films: list[Path], letter: Path, width: int, scale: int
 ) -> None:
     visitor = site.visit(width, 760, device_scale_factor=scale)
-    assert not visitor.scrolls_sideways()
+    assert visitor.cut_off() == []
     visitor.drop(*films, letter)
     for name in ("Film", "Compare", "Batch", "Details"):
         visitor.tab(name)
-        assert not visitor.scrolls_sideways(), name
+        assert visitor.cut_off() == [], name
         visitor.page.mouse.wheel(0, 5000)
         visitor.page.wait_for_timeout(100)
         assert visitor.page.get_by_text(DISCLAIMER).first.bounding_box()["y"] < 20, name
     visitor.tab("Film")
+    visitor.page.evaluate(
+        "document.querySelector('#cxr-table').insertAdjacentHTML('beforeend',"
+        " '<div id=wide style=\"width:3000px;height:9px\">x</div>')"
+    )
+    assert [name.startswith("DIV#wide") for name in visitor.cut_off()] == [True], "it would be seen"
+    visitor.page.evaluate("document.querySelector('#wide').remove()")
     film, table = (visitor.page.locator(f"#cxr-{part}").bounding_box() for part in ("film", "table"))
     beside = table["x"] >= film["x"] + film["width"]
     assert beside == (width >= 1200), "beside each other on a wide screen, else below"
