@@ -11,7 +11,7 @@ quickstart: $(READY)
 	$(BIN)/cxr-mtl quickstart --out quickstart
 
 test: lint
-	$(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 	$(BIN)/pytest -m slow
 
 lint: $(READY)

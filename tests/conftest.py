@@ -14,6 +14,8 @@ SHARED = REPO.parent / "shared" / "data"
 
 # Two threads a test process: torch's own choice would be one a core of a machine the tests share.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# gradio_client, which asks the page in tests, would tell its maker.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # Machines are noisy: a slow example is no failure.
 settings.register_profile("noisy", deadline=None)

@@ -18,7 +18,7 @@ def pick_workers(*, gpus: Path = _GPUS) -> int:
     """One a GPU; without, as many as there are cores and memory for, which share the cores.
 
     Films are judged independently, so workers of one thread answer more of them than one worker of many threads, which
-    waits for its own parts (``benchmarks/serve.py``). For few callers who want their answer soon, give one worker all.
+    waits for its own parts (``benchmarks/serve.py``); one that is busy alone borrows the others' cores.
     """
     if gpus.is_dir():
         return max(1, len(list(gpus.iterdir())))

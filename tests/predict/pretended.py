@@ -81,6 +81,8 @@ def listener(wrap: ssl.SSLContext | None = None) -> Iterator[Listener]:
             server.socket = wrap.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:  # else a test that fails would keep pytest from ending
+            server.shutdown()
+            thread.join()
