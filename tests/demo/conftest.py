@@ -17,7 +17,7 @@ from PIL import Image
 from cxr_mtl.demo import app
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright is there, its event loop keeps others' from running
 def browser() -> Iterator[Any]:
     """Chromium, headless: the one that CXR_MTL_CHROMIUM names, or the first on the path."""
     names = (os.environ.get("CXR_MTL_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
