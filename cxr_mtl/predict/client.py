@@ -76,12 +76,13 @@ def _check_road(url: str) -> None:
         address = httpx.URL(url)
     except httpx.InvalidURL:
         return  # whoever is asked there says so
-    if address.scheme == "http" and not _is_here(address.host):
+    if address.scheme == "http" and not is_loopback(address.host):
         what = f"Films and the key would travel to {url} in the open."
         raise ConfigError(what, hint="Ask by https, or through a tunnel that ends at 127.0.0.1.")
 
 
-def _is_here(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

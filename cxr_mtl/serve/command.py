@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cxr_mtl.errors import ConfigError, ServeError
+from cxr_mtl.predict.client import is_loopback
 from cxr_mtl.serve import show, torchserve
 from cxr_mtl.serve.drain import drain
 from cxr_mtl.serve.look import look
 from cxr_mtl.serve.machine import pick_workers
 from cxr_mtl.serve.rollover import Rolled, roll_over
 from cxr_mtl.serve.settings import HOST
-from cxr_mtl.serve.tls import Tls, is_loopback
+from cxr_mtl.serve.tls import Tls
 from cxr_mtl.serve.torchserve import ServerInfo
 
 _READ_KEY = 'import json,sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'

@@ -6,13 +6,13 @@ TLS 1.2 and no other.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_mtl.errors import ServeError
+from cxr_mtl.predict.client import is_loopback
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _RSA = bytes.fromhex("06092a864886f70d010101")  # the object identifier that a PKCS#8 key of RSA begins with
@@ -64,14 +64,6 @@ def check_host(host: str, tls: Tls | None) -> None:
     if tls is None and not is_loopback(host):
         what = f"{host} can be reached by other machines, and films and keys would travel in the open."
         raise ServeError(what, hint="Give --tls-cert and --tls-key, or leave out --host and put a proxy in front.")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    try:
-        return ipaddress.IPv4Address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_rsa(text: str) -> bool:

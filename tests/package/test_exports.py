@@ -72,10 +72,10 @@ def probabilities(bundle: Path, film: Path) -> dict[str, float]:
     return {f.name: f.probability for f in answer.findings if f.probability is not None}
 
 
-def run(*command: str, cwd: Path) -> str:
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_the_script_of_the_docs_answers_as_the_predictor_does(
     shown = sorted(films.iterdir())
     # -S would hide the libraries, too; that cxr_mtl is not among the imports can be read.
     assert "cxr_mtl" not in "".join(line for line in script.splitlines() if "import" in line)
-    rows = list(csv.reader(io.StringIO(run("ask.py", str(onnx_path), *map(str, shown), cwd=tmp_path))))
+    rows = list(csv.reader(io.StringIO(run("ask.py", str(onnx_path), *map(str, shown), cwd=tmp_path).stdout)))
     assert len({row[2] for row in rows if row[1] == "Effusion"}) == len(shown), "films that are told apart"
     for film in shown:
         found = {name: float(p) for path, name, p, _ in rows if path == str(film)}
@@ -185,7 +185,8 @@ def test_monai_verifies_its_bundle(monai_folder: Path, tmp_path: Path, verifier:
     (command,) = [line for line in DOCS.splitlines() if line.startswith(f"python -m monai.bundle {verifier}")]
     (tmp_path / "meta_schema.json").write_text(json.dumps(SCHEMA))
     words = [str(tmp_path / word) if word == "meta_schema.json" else word for word in command.split()[1:]]
-    run(*words, cwd=monai_folder)
+    done = run(*words, cwd=monai_folder)
+    assert "verified" in done.stdout + done.stderr
 
 
 def test_the_docs_say_that_the_monai_bundle_lacks_what_its_specification_requires() -> None:

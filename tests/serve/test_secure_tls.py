@@ -18,12 +18,13 @@ from PIL import Image
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.package.mar import build_archive
+from cxr_mtl.predict.client import is_loopback
 from cxr_mtl.predict.command import predict_files
 from cxr_mtl.predict.remote import RemotePredictor, read_key
 from cxr_mtl.serve import command, torchserve
 from cxr_mtl.serve.settings import free_ports, make_settings
 from cxr_mtl.serve.state import ServerInfo
-from cxr_mtl.serve.tls import Tls, check_host, is_loopback, make_tls
+from cxr_mtl.serve.tls import Tls, check_host, make_tls
 
 trustme = pytest.importorskip("trustme")
 
