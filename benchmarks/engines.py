@@ -2,6 +2,7 @@
 
     python benchmarks/engines.py [--encoders convnext_tiny swin_tiny_patch4_window7_224] [--rounds N] [--quick]
     python benchmarks/engines.py --bundle runs/nih_convnext/best --manifest nih.parquet [--splits val test train]
+    python benchmarks/engines.py --gpu [the same]
 
 The first form times one forward pass of the whole three-head network, random weights, 224 px, engines interleaved: CPU
 milliseconds and wall milliseconds a film, with one thread and with all, one film and four at once; seconds until the
@@ -10,6 +11,9 @@ computes the encoder; the heads are torch's in float32 for all, as they are when
 
 The second form proves a trained bundle's compiled encoder on real films, as `cxr-mtl package` does: differences of
 AUROC and box accuracy (limit .002), films whose calls are all alike (at least 99.5 %), films that are looked at twice.
+With --gpu the first form times the whole network in the ways that a GPU has, wall ms of 1, 4 and 16 films, and the
+second holds what the GPU answers to what torch's float32 answers on the CPU.
+
 Rivals: ONNX Runtime, torch.compile (inductor) and AOTInductor; one that is not installed is named as such.
 """
 
@@ -23,8 +27,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -32,105 +34,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from parts import engine_gpu
+from parts.engine_rivals import SIDE, Engine, Maps, engines
 from torch import Tensor
 
 from cxr_mtl.bundle import load_bundle
 from cxr_mtl.config import ModelConfig
 from cxr_mtl.data.manifest_file import load_manifest
+from cxr_mtl.evaluate.collect import collect
 from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.package.engine import convert_encoder
-from cxr_mtl.package.prove import ProofFilms, in_words, prove
-from cxr_mtl.predict.compiled import BFLOAT16, FLOAT32, GRAPH, About, CompiledEncoder, can_bfloat16
+from cxr_mtl.package.prove import ProofFilms, compare, in_words, prove
+from cxr_mtl.predict.compiled import BFLOAT16, FLOAT32, About, can_bfloat16
+from cxr_mtl.predict.predictor import LocalPredictor
 
-SIDE, FINDINGS, BOXED, FILMS = 224, 20, 8, 4
+FINDINGS, BOXED, FILMS = 20, 8, 4
 ENCODERS = ["convnext_tiny", "swin_tiny_patch4_window7_224"]
-Maps = Callable[[Tensor], list[Tensor]]
-
-
-@dataclass
-class Engine:
-    """One way to compute the encoder's maps."""
-
-    name: str
-    make: Callable[[MultiTaskModel, int, Path], Maps]
-    needs: str = "torch"
-    start: list[float] = field(default_factory=list)
-    apart: float = 0.0
-    cpu: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    wall: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-
-
-def eager(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
-    return model.encoder
-
-
-def autocast(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
-    def run(images: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            return [maps.float() for maps in model.encoder(images)]
-
-    return run
-
-
-def inductor(precision: str) -> Callable[[MultiTaskModel, int, Path], Maps]:
-    def make(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
-        torch.compiler.reset()
-        compiled = torch.compile(model.encoder)
-
-        def run(images: Tensor) -> list[Tensor]:
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == BFLOAT16):
-                return [maps.float() for maps in compiled(images)]
-
-        return run
-
-    return make
-
-
-def aot_inductor(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
-    films = torch.export.Dim("films", min=1, max=64)
-    with torch.no_grad():
-        exported = torch.export.export(model.encoder, (torch.zeros(2, 1, SIDE, SIDE),), dynamic_shapes=({0: films},))
-        package = torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "encoder.pt2"))
-    loaded = torch._inductor.aoti_load_package(package)
-    return lambda images: list(loaded(images))
-
-
-def onnx_runtime(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
-    import onnxruntime
-
-    file, options = folder / "encoder.onnx", onnxruntime.SessionOptions()
-    if not file.exists():
-        films = torch.export.Dim("films", min=1, max=64)
-        example = torch.zeros(2, 1, SIDE, SIDE)
-        torch.onnx.export(
-            model.encoder, (example,), str(file), dynamo=True, dynamic_shapes=({0: films},), verbose=False
-        )
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    (taken,) = (entry.name for entry in session.get_inputs())
-    return lambda images: [torch.from_numpy(maps) for maps in session.run(None, {taken: images.numpy()})]
-
-
-def openvino(precision: str) -> Callable[[MultiTaskModel, int, Path], Maps]:
-    def make(model: MultiTaskModel, threads: int, folder: Path) -> Maps:
-        if not (folder / GRAPH).exists():
-            convert_encoder(model.encoder, SIDE, folder)
-        return CompiledEncoder(folder / GRAPH, precision, model.encoder.channels, [threads])
-
-    return make
-
-
-def engines() -> list[Engine]:
-    return [
-        Engine("torch float32", eager),
-        Engine("torch bfloat16 autocast", autocast),
-        Engine("inductor float32", inductor(FLOAT32)),
-        Engine("inductor bfloat16 autocast", inductor(BFLOAT16)),
-        Engine("AOTInductor float32", aot_inductor),
-        Engine("ONNX Runtime float32", onnx_runtime, "onnxruntime"),
-        Engine("OpenVINO float32 *", openvino(FLOAT32), "openvino"),
-        Engine("OpenVINO bfloat16 *", openvino(BFLOAT16), "openvino"),
-    ]
 
 
 def main() -> None:
@@ -141,13 +60,20 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="prove this bundle's encoder instead")
     parser.add_argument("--manifest", type=Path, default=Path("nih.parquet"))
     parser.add_argument("--splits", nargs="+", default=["val", "test", "train"])
+    parser.add_argument("--gpu", action="store_true", help="on a GPU instead of the CPU")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    if not installed("openvino"):
-        print("engines skipped: OpenVINO is not installed: pip install 'cxr-mtl[serve]'.")
+    missing = "a GPU" * (arguments.gpu and not torch.cuda.is_available())
+    missing = missing or "OpenVINO, pip install 'cxr-mtl[serve]'" * (not arguments.gpu and not installed("openvino"))
+    if missing:
+        print(f"engines skipped, for want of {missing}.")
         sys.exit(0)
     if arguments.bundle is not None:
-        rows = proofs(arguments.bundle, arguments.manifest, arguments.splits)
+        prove_on = gpu_proofs if arguments.gpu else proofs
+        rows = prove_on(arguments.bundle, arguments.manifest, arguments.splits)
+    elif arguments.gpu:
+        encoders, rounds = (["test_convnext"], 2) if arguments.quick else (arguments.encoders, arguments.rounds)
+        rows = [r for e in encoders for r in engine_gpu.timings(e, rounds, compilers=not arguments.quick)]
     elif arguments.quick:
         rows = timings("test_convnext", 2, [e for e in engines() if "nductor" not in e.name])
     else:
@@ -157,7 +83,7 @@ def main() -> None:
         body = {
             "benchmark": "engines",
             "command": " ".join(["python", *sys.argv]),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, bfloat16 {can_bfloat16()}",
+            "machine": machine(gpu=arguments.gpu),
             "versions": {name: version(name) for name in libraries if installed(name)},
             "rows": rows,
         }
@@ -253,9 +179,7 @@ def table(encoder: str, rivals: list[Engine], most: int) -> list[dict[str, Any]]
 
 def proofs(folder: Path, manifest: Path, splits: list[str]) -> list[dict[str, Any]]:
     """A trained bundle's own encoder, in both precisions, on real films."""
-    if not folder.is_dir() or not manifest.is_file():
-        print(f"engines skipped: {folder if manifest.is_file() else manifest} is not there.")
-        sys.exit(0)
+    here_or_skip(folder, manifest)
     bundle, films, rows = load_bundle(folder), load_manifest(manifest), []
     with tempfile.TemporaryDirectory() as temp:
         convert_encoder(bundle.model.encoder, bundle.image_size, Path(temp))
@@ -271,6 +195,33 @@ def proofs(folder: Path, manifest: Path, splits: list[str]) -> list[dict[str, An
                     {"name": f"{bundle.name} {precision}", "metric": split, **proof.numbers, "failures": proof.failures}
                 )
     return rows
+
+
+def gpu_proofs(folder: Path, manifest: Path, splits: list[str]) -> list[dict[str, Any]]:
+    """A trained bundle on the GPU against torch's float32 on the CPU."""
+    here_or_skip(folder, manifest)
+    films, rows = load_manifest(manifest), []
+    for split in splits:
+        exact, other = (
+            collect(LocalPredictor(folder, device), films, split, batch_size=8, progress=False)
+            for device in ("cpu", "cuda")
+        )
+        bundle = load_bundle(folder)
+        numbers = {"films": len(exact.probability)} | compare(bundle, exact, other)
+        print(f"{bundle.name} on the GPU, {split}: {numbers}")
+        rows.append({"name": f"{bundle.name} on the GPU", "metric": split, **numbers})
+    return rows
+
+
+def here_or_skip(folder: Path, manifest: Path) -> None:
+    if not folder.is_dir() or not manifest.is_file():
+        print(f"engines skipped: {folder if manifest.is_file() else manifest} is not there.")
+        sys.exit(0)
+
+
+def machine(*, gpu: bool) -> str:
+    cores = f"{platform.machine()}, {os.cpu_count()} cores"
+    return f"{cores}, {torch.cuda.get_device_name()}" if gpu else f"{cores}, bfloat16 {can_bfloat16()}"
 
 
 def installed(package: str) -> bool:

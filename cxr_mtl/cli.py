@@ -64,18 +64,23 @@ def _fail(line: str, code: int = 2, *, shared: bool = False) -> NoReturn:
     sys.exit(code)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
 ) -> None:
     global debug_wanted
     debug_wanted = debug
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("cxr_mtl").setLevel(logging.INFO)
-    if version:
-        print(__version__)
-        raise typer.Exit()
 
 
 @app.command()

@@ -32,10 +32,11 @@ class CxrHandler:
         gpu = context.system_properties.get("gpu_id")
         settings = (context.model_yaml_config or {}).get("cxr_mtl") or {}
         device = "cpu" if gpu is None else f"cuda:{gpu}"
-        predictor = LocalPredictor(folder, device, settings.get("threads"), neighbours_here())
+        films = context.system_properties["batch_size"]
+        predictor = LocalPredictor(folder, device, settings.get("threads"), neighbours_here(), films)
         views = predictor.bundle.description.model.views
         served = Served(context.model_name, context.manifest["model"]["modelVersion"], views)
-        self.desk = Desk(predictor, describe(predictor), served, context.system_properties["batch_size"])
+        self.desk = Desk(predictor, describe(predictor), served, films)
         add = context.metrics.add_metric_to_cache
         self.meters = {m: add(m.name, m.unit, list(m.labels), MetricTypes(m.kind)) for m in METERS}
         self.health = Health()

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxr_mtl import __version__
+
 COMMANDS = [
     "quickstart", "data", "pretrain", "train", "evaluate", "compare", "calibrate", "predict", "package", "serve",
     "demo",
@@ -28,6 +30,11 @@ def test_help_names_every_command() -> None:
     text = cxr("--help").stdout
     assert all(name in text for name in COMMANDS)
     assert "Not for clinical use" in text
+
+
+def test_version_is_said_without_a_command() -> None:
+    done = cxr("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ def archive(bundle: Path, store: Path, engine: str, manifest: Path | None) -> No
 
 
 @contextmanager
-def ours(store: Path) -> Iterator[Running]:
+def ours(store: Path, workers: int | None = None) -> Iterator[Running]:
     """As ``cxr-mtl serve`` starts it."""
-    info = torchserve.start(store, port=0, wait=PATIENCE, workers=pick_workers())
+    info = torchserve.start(store, port=0, wait=PATIENCE, workers=workers or pick_workers())
     try:
         headers = {"Authorization": f"Bearer {read_key(info.key_file)}"}
         yield Running(f"{info.url}/predictions/cxr_mtl", psutil.Process(info.pid), headers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -38,6 +39,9 @@ def ranks() -> Iterator[tuple[int, int]]:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_memory()
+    else:
+        # DeepSpeed's barriers are on this rank's own GPU, which it has set; torch tells at each that it guesses so.
+        warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current context")
     alone = "RANK" not in os.environ
     if alone:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")

@@ -27,6 +27,7 @@ from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.compiled import doubtful, load_compiled, replace_rows
 from cxr_mtl.predict.heatmap import make_heatmaps
 from cxr_mtl.predict.neighbours import Neighbours
+from cxr_mtl.predict.recorded import RecordedModel
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.predict.watch import Stopwatch, lap
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Options, Outputs, Prediction, Radiograph, ScoredBox
@@ -90,6 +91,7 @@ class LocalPredictor:
         device: str | None = None,
         threads: int | None = None,
         neighbours: Neighbours | None = None,
+        films: int = 1,
     ) -> None:
         """Load a bundle.
 
@@ -98,13 +100,14 @@ class LocalPredictor:
             device: ``cpu`` or ``cuda``; None takes the GPU where there is one.
             threads: of torch, for the whole process; None leaves torch's own choice.
             neighbours: who else answers on these cores. While none of them is busy, all cores are used.
+            films: that come at once at most. A GPU makes ready for these numbers now, for others when they come.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bundle.model.to(self._device).eval()
-        self._anchors = torch.cat(make_anchors(self.bundle.image_size, self._device))
+        self._anchors = torch.cat(make_anchors(self.bundle.image_size))
         self._model = self._exact = self.bundle.model
         self._margins, name, precision = dict[str, float](), "torch", "float32"
         threads_used = {torch.get_num_threads()}
@@ -117,6 +120,9 @@ class LocalPredictor:
         if compiled is not None:
             self._model, self._exact, self._margins = compiled.model, compiled.exact, dict(compiled.margins)
             name, precision = "openvino", compiled.precision
+        elif self._device.type == "cuda":
+            self._model = self._exact = RecordedModel(self.bundle.model)
+            self._model.record(films, self.bundle.image_size)
         self.engine = Engine(name, precision, str(self._device), torch.get_num_threads())
 
     def predict(
@@ -243,14 +249,15 @@ class LocalPredictor:
         names = self.bundle.box_findings
         if not names:
             return [()] * len(letterboxes)
+        # On the CPU: it is light, and asks for intermediate results dozens of times, which a GPU is slow to give.
         selected = select_boxes(
-            flatten_levels(outputs.box_logits, len(names)),
-            flatten_levels(outputs.box_deltas, 4),
+            flatten_levels(outputs.box_logits, len(names)).cpu(),
+            flatten_levels(outputs.box_deltas, 4).cpu(),
             self._anchors,
             self.bundle.image_size,
         )
         return [
-            _scored(letterbox, [names[d] for d in findings.tolist()], boxes.double().cpu().numpy(), scores.tolist())
+            _scored(letterbox, [names[d] for d in findings.tolist()], boxes.double().numpy(), scores.tolist())
             for letterbox, (boxes, scores, findings) in zip(letterboxes, selected, strict=True)
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import subprocess
 
 from cxr_mtl.cores import main_memory, num_cores
 
@@ -10,17 +10,30 @@ SHARE_OF_FRONT_END = 0.375
 """Of the memory: Java's heap is a quarter, and what is beside it (4.4 of 12 GiB in all, ``benchmarks/bodies.py``)."""
 MEMORY_OF_WORKER = int(3.6 * 2**30)
 """Bytes: the largest film that is let in, a batch of them, and a model; a usual worker holds a third of it."""
+GPU_MEMORY_OF_WORKER = 3 * 2**30
+"""Bytes of a GPU: what CUDA takes of it for a process, a model, and its recorded passes; an estimate."""
 MOST_WORKERS = 8
-_GPUS = Path("/proc/driver/nvidia/gpus")
+"""Of a machine, or of each of its GPUs."""
+_ASK = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
 
 
-def pick_workers(*, gpus: Path = _GPUS) -> int:
-    """One a GPU; without, as many as there are cores and memory for, which share the cores.
+def pick_workers() -> int:
+    """As many as there are cores and memory for, which share the cores; at least one for each GPU.
 
     Films are judged independently, so workers of one thread answer more of them than one worker of many threads, which
-    waits for its own parts (``benchmarks/serve.py``); one that is busy alone borrows the others' cores.
+    waits for its own parts (``benchmarks/serve.py``); one that is busy alone borrows the others' cores. A GPU is done
+    with a film long before the next is read, so it serves several workers (``benchmarks/serve_gpu.py``).
     """
-    if gpus.is_dir():
-        return max(1, len(list(gpus.iterdir())))
-    room = main_memory() * (1 - SHARE_OF_FRONT_END)
-    return max(1, min(num_cores(), int(room // MEMORY_OF_WORKER), MOST_WORKERS))
+    gpus = gpu_memories()
+    room = int(main_memory() * (1 - SHARE_OF_FRONT_END) // MEMORY_OF_WORKER)
+    most = sum(min(MOST_WORKERS, memory // GPU_MEMORY_OF_WORKER) for memory in gpus) if gpus else MOST_WORKERS
+    return max(1, len(gpus), min(num_cores(), room, most))
+
+
+def gpu_memories() -> list[int]:
+    """Bytes of each GPU, as TorchServe finds them: those that ``nvidia-smi`` tells of."""
+    try:
+        said = subprocess.run(_ASK, capture_output=True, text=True, timeout=30, check=True).stdout
+        return [int(line) * 2**20 for line in said.splitlines()]
+    except (OSError, subprocess.SubprocessError, ValueError):  # there is none, or it cannot say
+        return []

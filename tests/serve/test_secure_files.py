@@ -211,7 +211,7 @@ def test_what_the_proxy_lets_in_fits_into_memory_and_has_time_to_be_answered(
 
 
 def test_front_end_and_workers_fit_into_the_servers_memory(
-    objects: dict[str, Any], compose: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    objects: dict[str, Any], compose: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With as many workers as the server picks there, since its start command names none; the page has the figures."""
     assert "--workers" not in SERVER
@@ -222,10 +222,11 @@ def test_front_end_and_workers_fit_into_the_servers_memory(
         (int(here["cpus"]), number(r"(\d+)g", here["mem_limit"])),
         (int(limits["cpu"]), number(r"(\d+)Gi", limits["memory"])),
     ]
+    monkeypatch.setattr(machine, "gpu_memories", list)
     for cores, gigabytes in rooms:
         monkeypatch.setattr(machine, "num_cores", lambda cores=cores: cores)
         monkeypatch.setattr(machine, "main_memory", lambda gigabytes=gigabytes: gigabytes << 30)
-        workers = machine.pick_workers(gpus=tmp_path / "none")
+        workers = machine.pick_workers()
         front_end = machine.SHARE_OF_FRONT_END * gigabytes
         assert front_end + workers * machine.MEMORY_OF_WORKER / 2**30 <= gigabytes
         if page.is_file():  # a checkout

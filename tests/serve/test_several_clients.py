@@ -81,8 +81,11 @@ def proxy(tmp_path: Path) -> Iterator[dict[str, Any]]:
             server.shutdown()
 
 
-def test_neither_of_two_starves(proxy: dict[str, Any], tmp_path: Path) -> None:
-    """They have one key, and each alone could keep the server busy; in the log of nginx their films differ in size."""
+def test_two_that_turn_each_other_away_lose_no_film(proxy: dict[str, Any], tmp_path: Path) -> None:
+    """They have one key, and each alone could keep the server busy; in the log of nginx their films differ in size.
+
+    That their shares become equal is held by ``tests/predict/test_places.py``, whose clock is its own.
+    """
 
     def run(size: int) -> int:
         folder = tmp_path / str(size)
@@ -98,6 +101,4 @@ def test_neither_of_two_starves(proxy: dict[str, Any], tmp_path: Path) -> None:
     lines = [line.split() for line in (tmp_path / "proxy/access.log").read_text().splitlines() if "POST" in line]
     answered = [int(line[-2]) > sum(SIZES) / 2 for line in lines if line[-3] == "200"]
     assert sorted(answered) == [False] * FILMS + [True] * FILMS
-    at_its_end = min(len(answered) - 1 - answered[::-1].index(large) for large in (False, True))
-    assert at_its_end > 1.35 * FILMS, "when one has all its answers, the other has a good part of its own"
     assert any(line[-3] in ("429", "503") for line in lines), "else nobody was in the other's way"
