@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +32,9 @@ from cxr_mtl.predict.watch import Stopwatch
 from cxr_mtl.types import DEFAULT_OPTIONS
 
 RAMP = 3.0
+UNITS = {"rate": "1/s", "p50": "ms", "p95": "ms", "p99": "ms", "cpu": "CPU ms a request", "worker": "MiB"} | {
+    "answered": "requests", "wrong": "largest difference of a probability", "changed": "answers with another call"
+}  # fmt: skip
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> int:
     bundle = arguments.bundle or make_bundle(scratch / "bundle", "convnext_tiny", 224)
     films, which = pick_films(arguments.films / "native_1024", scratch, 20)
     right, calls = right_answers(bundle, films)
-    rows: list[dict[str, Any]] = [parts_of_a_film(bundle, films, recorded=recorded) for recorded in (False, True)]
+    rows = [part for recorded in (False, True) for part in parts_of_a_film(bundle, films, recorded=recorded)]
     archive(bundle, scratch / "store", "eager", None)
     server = Server(OURS, "gpu", lambda: ours(scratch / "store"), "ours")
     wrong = False
@@ -67,16 +70,19 @@ def run(arguments: argparse.Namespace, scratch: Path) -> int:
                 seen = measure(server, running, films, right["ours"], callers, RAMP, arguments.seconds, calls)
                 times = f"{seen.rate:8.1f}{seen.p50:8.1f}{seen.p95:8.1f}{seen.p99:8.1f}{seen.cpu:8.1f}"
                 print(f"{workers:>8}{callers:>8}{times}{seen.wrong:>10.1e}{seen.changed:>8}", flush=True)
-                rows.append({"workers": workers, "callers": callers} | asdict(seen))
+                name = f"{workers} workers, {callers} callers"
+                rows += [row(name, metric, getattr(seen, metric), unit) for metric, unit in UNITS.items()]
+                rows.append(row(name, "GPU memory of all", gpu_memory(), "MiB"))
                 wrong |= seen.wrong > EAGER_ERROR or bool(seen.refused) or bool(seen.changed)
     if arguments.json:
         machine = f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores"
-        report = {"benchmark": "serve_gpu", "machine": machine, "films": which, "torch": torch.__version__}
-        arguments.json.write_text(json.dumps(report | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        report = {"benchmark": "serve_gpu", "command": " ".join(["python", *sys.argv]), "machine": machine}
+        report |= {"films": which, "versions": {"torch": torch.__version__}, "rows": rows}
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return int(wrong)
 
 
-def parts_of_a_film(bundle: Path, films: list[Path], *, recorded: bool) -> dict[str, Any]:
+def parts_of_a_film(bundle: Path, films: list[Path], *, recorded: bool) -> list[dict[str, Any]]:
     """Medians in ms of one process that answers one film after the other."""
     predictor = LocalPredictor(bundle, "cuda")
     if not recorded:
@@ -90,10 +96,20 @@ def parts_of_a_film(bundle: Path, films: list[Path], *, recorded: bool) -> dict[
         whole.append((time.perf_counter() - begun) * 1e3)
         reading.append(sum(watch.preprocess) * 1e3)
         network.append(sum(watch.model) * 1e3)
-    row = {"whole": median(whole), "reading": median(reading), "network": median(network)}
-    words = ", ".join(f"{name} {value:.1f}" for name, value in row.items())
-    print(f"no server, network {'recorded' if recorded else 'as torch runs it'}: ms a film: {words}", flush=True)
-    return {"recorded": recorded} | row
+    found = {"whole": median(whole), "reading": median(reading), "network": median(network)}
+    name = f"no server, network {'recorded' if recorded else 'as torch runs it'}"
+    print(f"{name}: ms a film: {', '.join(f'{part} {value:.1f}' for part, value in found.items())}", flush=True)
+    return [row(name, part, value, "ms") for part, value in found.items()]
+
+
+def row(name: str, metric: str, value: float, unit: str) -> dict[str, Any]:
+    return {"name": name, "metric": metric, "value": round(value, 5), "unit": unit}
+
+
+def gpu_memory() -> int:
+    """MiB of all GPUs in use, by whomever."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return sum(int(line) for line in subprocess.check_output(command, text=True).split())
 
 
 if __name__ == "__main__":

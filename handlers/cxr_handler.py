@@ -13,11 +13,13 @@ import cxr_mtl
 from cxr_mtl.package.checksums import verify_sums
 from cxr_mtl.predict.describe import describe
 from cxr_mtl.predict.desk import Delivery, Desk, headers
+from cxr_mtl.predict.device import device_of
 from cxr_mtl.predict.envelopes import Served
 from cxr_mtl.predict.health import Health
 from cxr_mtl.predict.meters import METERS
 from cxr_mtl.predict.neighbours import neighbours_here
 from cxr_mtl.predict.predictor import LocalPredictor
+from cxr_mtl.predict.request import TOGETHER
 
 _logger = logging.getLogger(__name__)
 
@@ -29,11 +31,10 @@ class CxrHandler:
         """Checks the unpacked archive against its sums and loads the bundle; an error here ends the worker."""
         folder = Path(context.system_properties["model_dir"])
         verify_sums(folder)
-        gpu = context.system_properties.get("gpu_id")
+        device = device_of(context.system_properties.get("gpu_id"))
         settings = (context.model_yaml_config or {}).get("cxr_mtl") or {}
-        device = "cpu" if gpu is None else f"cuda:{gpu}"
         films = context.system_properties["batch_size"]
-        predictor = LocalPredictor(folder, device, settings.get("threads"), neighbours_here(), films)
+        predictor = LocalPredictor(folder, device, settings.get("threads"), neighbours_here(), max(TOGETHER, films))
         views = predictor.bundle.description.model.views
         served = Served(context.model_name, context.manifest["model"]["modelVersion"], views)
         self.desk = Desk(predictor, describe(predictor), served, films)

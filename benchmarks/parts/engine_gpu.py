@@ -66,23 +66,11 @@ def engines() -> dict[str, tuple[bool, Callable[[MultiTaskModel], Network]]]:
         "torch TF32": (True, lambda model: model),
         "torch bfloat16": (True, lambda model: Autocast(model, bf16)),
         "recorded float32 *": (False, RecordedModel),
-        "recorded bfloat16": (True, lambda model: RecordedModelOf(Autocast(model, bf16))),
-        "recorded float16": (True, lambda model: RecordedModelOf(Autocast(model, fp16))),
+        "recorded bfloat16": (True, lambda model: RecordedModel(Autocast(model, bf16))),
+        "recorded float16": (True, lambda model: RecordedModel(Autocast(model, fp16))),
         "inductor float32, graphs": (False, compiled(mode="reduce-overhead")),
         "inductor bfloat16, graphs": (True, lambda model: compiled(mode="reduce-overhead")(Autocast(model, bf16))),
     }
-
-
-class RecordedModelOf(RecordedModel):
-    """A recording of a network that is computed in another way than a MultiTaskModel's own."""
-
-    def __init__(self, model: MultiTaskModel) -> None:
-        super().__init__(model)
-        self.model = model
-
-    def compute(self, images: Tensor) -> Outputs:
-        outputs: Outputs = self.model(images)
-        return outputs
 
 
 def timings(encoder: str, rounds: int, *, compilers: bool) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ from parts.serve_servers import (
 
 from cxr_mtl.errors import CxrError
 
-SETTINGS = (Setting(1, 2, 4), Setting(2, 1, 1))
+SETTINGS = (Setting(1, 2, 4), Setting(2, 1, 1), Setting(2, 1, 4))
 BATCHES = {"forward": (1, 4, 8), "answer": (1, 4)}
 
 
@@ -142,6 +142,7 @@ def whole(rows: list[dict[str, Any]], ratios: dict[str, float], known: dict[str,
     ours_too = ("cxr-mtl", "torch", "timm", "torchserve", "openvino", "pillow")
     return {
         "benchmark": "serve",
+        "command": " ".join(["python", *sys.argv]),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "versions": {name: version_of(name) for name in ours_too} | known,
         "rows": rows,

@@ -22,12 +22,13 @@ from cxr_mtl.data.synthetic import draw_film, plan_films
 from cxr_mtl.errors import ImageError, ServeError
 from cxr_mtl.package import rehearsal
 from cxr_mtl.package.prove import ProofFilms
+from cxr_mtl.predict.compiled import ABOUT, BFLOAT16, FLOAT32, About
 from cxr_mtl.predict.predictor import LocalPredictor
 from cxr_mtl.types import Prediction, ScoredBox
 
 MOST = 6
 """Films."""
-PROBABILITIES_APART = 0.02
+PROBABILITIES_APART = {FLOAT32: 1e-4, BFLOAT16: 0.02}
 """What an engine that was proved may move a single probability by; float32 moves it by a millionth."""
 BOXES_ALIKE = 0.8
 """IoU of a box with the bundle's."""
@@ -54,10 +55,11 @@ def rehearse(archive: Path, bundle: Bundle, films: ProofFilms | None) -> str:
         sources.mkdir()
         for i, film in enumerate(sent):
             (sources / f"{i}").write_bytes(film)
+        may = PROBABILITIES_APART[About.read(unpacked).precision if (unpacked / ABOUT).is_file() else FLOAT32]
         answers = _run(unpacked, sources)
     expected = LocalPredictor(bundle, device="cpu").predict(sent)
     for i, (answer, truth) in enumerate(zip(answers, expected, strict=True)):
-        if apart := differs(answer, truth, bundle.box_min_score + PROBABILITIES_APART):
+        if apart := differs(answer, truth, may, bundle.box_min_score + may):
             raise ServeError(
                 f"The archive answers film {i + 1} of {len(sent)} otherwise than its bundle: {apart}.", hint=_HINT
             )
@@ -67,12 +69,15 @@ def rehearse(archive: Path, bundle: Bundle, films: ProofFilms | None) -> str:
     return f"Rehearsed: unpacked alone, it answers {len(sent)} {kind} as the bundle does{refused}."
 
 
-def differs(answer: Mapping[str, Any], truth: Prediction | ImageError, sure_above: float = 0.0) -> str:
+def differs(
+    answer: Mapping[str, Any], truth: Prediction | ImageError, may: float = 0.0, sure_above: float = 0.0
+) -> str:
     """What an answer of the archive has otherwise than the bundle's; empty where nothing.
 
     Args:
         answer: ``status`` and the JSON ``answer``.
         truth: the bundle's.
+        may: a probability be apart.
         sure_above: boxes with a lower score may be missing, which a coarse engine can move below the cut.
     """
     status, body = answer["status"], answer["answer"]
@@ -90,12 +95,12 @@ def differs(answer: Mapping[str, Any], truth: Prediction | ImageError, sure_abov
         return "it names other findings"
     for mine, theirs in zip(wanted["findings"], body["findings"], strict=True):
         probability, other = mine.get("probability", 0.0), theirs.get("probability", 0.0)
-        near = abs(probability - mine.get("threshold", 1.0)) <= PROBABILITIES_APART
-        if abs(probability - other) > PROBABILITIES_APART or (mine["call"] != theirs["call"] and not near):
+        near = abs(probability - mine.get("threshold", 1.0)) <= may
+        if abs(probability - other) > may or (mine["call"] != theirs["call"] and not near):
             return f"{mine['name']} is {other} ({theirs['call']}) instead of {probability} ({mine['call']})"
     for mine, theirs in zip(wanted["hierarchy"], body["hierarchy"], strict=True):
         moved = abs((mine["probability"] or 0.0) - (theirs["probability"] or 0.0))
-        if mine["name"] != theirs["name"] or moved > PROBABILITIES_APART:
+        if mine["name"] != theirs["name"] or moved > may:
             return f"in the tree {mine['name']} is {theirs['probability']} instead of {mine['probability']}"
     for box in truth.boxes:
         own = [other for other in body["boxes"] if other["finding"] == box.finding]

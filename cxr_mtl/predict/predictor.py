@@ -25,9 +25,10 @@ from cxr_mtl.model.multitask import MultiTaskModel, judge, pooled
 from cxr_mtl.model.weak import weak_boxes
 from cxr_mtl.predict.admit import Admitted, admit_film, novelties
 from cxr_mtl.predict.compiled import doubtful, load_compiled, replace_rows
+from cxr_mtl.predict.device import pick_device
 from cxr_mtl.predict.heatmap import make_heatmaps
 from cxr_mtl.predict.neighbours import Neighbours
-from cxr_mtl.predict.recorded import RecordedModel
+from cxr_mtl.predict.recorded import record
 from cxr_mtl.predict.response import check_options, respond
 from cxr_mtl.predict.watch import Stopwatch, lap
 from cxr_mtl.types import DEFAULT_OPTIONS, Answer, Options, Outputs, Prediction, Radiograph, ScoredBox
@@ -97,7 +98,7 @@ class LocalPredictor:
 
         Args:
             bundle: folder, or one already loaded.
-            device: ``cpu`` or ``cuda``; None takes the GPU where there is one.
+            device: see ``pick_device``.
             threads: of torch, for the whole process; None leaves torch's own choice.
             neighbours: who else answers on these cores. While none of them is busy, all cores are used.
             films: that come at once at most. A GPU makes ready for these numbers now, for others when they come.
@@ -105,7 +106,7 @@ class LocalPredictor:
         if threads is not None:
             torch.set_num_threads(threads)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = pick_device(device)
         self.bundle.model.to(self._device).eval()
         self._anchors = torch.cat(make_anchors(self.bundle.image_size))
         self._model = self._exact = self.bundle.model
@@ -121,8 +122,7 @@ class LocalPredictor:
             self._model, self._exact, self._margins = compiled.model, compiled.exact, dict(compiled.margins)
             name, precision = "openvino", compiled.precision
         elif self._device.type == "cuda":
-            self._model = self._exact = RecordedModel(self.bundle.model)
-            self._model.record(films, self.bundle.image_size)
+            self._model = self._exact = record(self.bundle.model, films, self.bundle.image_size)
         self.engine = Engine(name, precision, str(self._device), torch.get_num_threads())
 
     def predict(

@@ -210,7 +210,10 @@ def _fault(error: Exception, request_id: str) -> ImageError:
     return ImageError(f"The server could not answer ({kind}).", code="internal", status=500, hint=hint)
 
 
-_NO_MEMORY = ("can't allocate", "bad_alloc", "could not create a primitive")  # the last is oneDNN's
+_NO_MEMORY = (
+    "can't allocate", "bad_alloc", "could not create a primitive",  # the last is oneDNN's
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED",
+)  # fmt: skip
 
 
 def out_of_memory(error: Exception) -> bool:

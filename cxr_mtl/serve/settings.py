@@ -13,6 +13,7 @@ from string import Template
 
 from cxr_mtl.errors import ServeError
 from cxr_mtl.paths import configs_dir
+from cxr_mtl.serve.gpus import gpu_memories
 from cxr_mtl.serve.state import write_private
 from cxr_mtl.serve.tls import Tls, check_host
 
@@ -48,6 +49,7 @@ class Settings:
         java_security = (folder / "java.security").resolve().as_uri()
         filled = asdict(self) | {"inference_address": self.url, "java_security": java_security}
         filled["control"] = str(self.control).lower()
+        filled["gpus"] = len(gpu_memories())
         lines = self.tls.lines() if self.tls else []
         write_private(target, "\n".join([template.substitute(filled), *lines]))
         return target

@@ -53,7 +53,8 @@ def test_what_differs_is_named(truth: Prediction) -> None:
     findings = truth.to_dict()["findings"]
     moved = [dict(f) for f in findings]
     moved[0]["probability"] = findings[0]["probability"] + 0.03
-    assert findings[0]["name"] in differs(said(truth, findings=moved), truth)
+    assert findings[0]["name"] in differs(said(truth, findings=moved), truth, 0.02)
+    assert differs(said(truth, findings=moved), truth, 0.04) == ""
     assert differs(said(truth, findings=findings[1:]), truth) == "it names other findings"
     tree = [dict(node) for node in truth.to_dict()["hierarchy"]]
     tree[0]["probability"] = 0.99

@@ -1,4 +1,4 @@
-"""A GPU's recorded network against the same network as torch runs it. Skipped where there is no GPU."""
+"""A GPU's recorded network against the same network as torch runs it; most is skipped where there is no GPU."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import torch
 
 from cxr_mtl.config import ModelConfig
 from cxr_mtl.model.multitask import MultiTaskModel, judge, make_model
-from cxr_mtl.predict.recorded import MOST_FILMS, RecordedModel
+from cxr_mtl.predict import recorded as recorded_module
+from cxr_mtl.predict.device import device_of
+from cxr_mtl.predict.recorded import MOST_FILMS, RecordedModel, record
+from cxr_mtl.predict.request import out_of_memory
 from cxr_mtl.types import Outputs
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SIDE = 64
+
+
+def make() -> MultiTaskModel:
+    torch.manual_seed(0)
+    return make_model(ModelConfig(encoder="test_convnext", image_size=SIDE), 7, 3).eval()
 
 
 @pytest.fixture(scope="module")
 def network() -> MultiTaskModel:
-    torch.manual_seed(0)
-    return make_model(ModelConfig(encoder="test_convnext", image_size=SIDE), 7, 3).eval().cuda()
+    return make().cuda()
 
 
 def draw(films: int, seed: int = 0) -> torch.Tensor:
@@ -36,13 +43,16 @@ def same(one: Outputs, other: Outputs) -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@on_gpu
 @pytest.mark.parametrize("views", [1, 3])
 @pytest.mark.parametrize("films", [1, 2, 3, 7, MOST_FILMS, MOST_FILMS + 1])
+@on_gpu
 @torch.no_grad()
 def test_any_number_of_films_is_answered_as_torch_answers_them(network: MultiTaskModel, films: int, views: int) -> None:
     same(judge(RecordedModel(network), draw(films), views), judge(network, draw(films), views))
 
 
+@on_gpu
 @torch.no_grad()
 def test_an_answer_stays_as_it_is_when_the_next_film_comes(network: MultiTaskModel) -> None:
     recorded = RecordedModel(network)
@@ -51,6 +61,7 @@ def test_an_answer_stays_as_it_is_when_the_next_film_comes(network: MultiTaskMod
     same(first, judge(network, draw(2), 1))
 
 
+@on_gpu
 def test_threads_that_ask_at_once_have_each_its_own_answer(network: MultiTaskModel) -> None:
     recorded = RecordedModel(network)
 
@@ -63,3 +74,56 @@ def test_threads_that_ask_at_once_have_each_its_own_answer(network: MultiTaskMod
     with torch.no_grad():
         for seed, answer in enumerate(answers):
             same(answer, judge(network, draw(1 + seed % 3, seed), 1))
+
+
+@on_gpu
+@torch.no_grad()
+def test_weights_that_moved_are_recorded_anew() -> None:
+    model = make().cuda()
+    recorded = record(model, 2, SIDE)
+    judge(recorded, draw(2), 1)
+    model.cpu()
+    kept = torch.zeros(1 << 20, device="cuda")  # so that they cannot come back to the same place
+    model.cuda()
+    for parameter in model.parameters():
+        parameter.mul_(0.5)
+    same(judge(recorded, draw(2), 1), judge(model, draw(2), 1))
+    del kept
+
+
+@on_gpu
+def test_a_network_that_answers_otherwise_when_recorded_is_not(
+    network: MultiTaskModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(record(network, 2, SIDE), RecordedModel)
+    monkeypatch.setattr(recorded_module, "_apart", lambda *_: float("nan"))
+    assert record(network, 2, SIDE) is network
+    assert "answers otherwise" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU records it")
+def test_a_network_that_cannot_be_recorded_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    model = make()
+    assert record(model, 2, SIDE) is model
+    (line,) = caplog.messages
+    assert line.startswith("The network cannot be recorded")
+
+
+def test_a_server_without_a_gpu_answers_on_the_cpu() -> None:
+    assert device_of(None) == "cpu"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_that_torch_cannot_use_is_not_asked(
+    there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert device_of(1) == ("cuda:1" if there else "cpu")
+    assert ("cannot use it" in caplog.text) is not there
+
+
+@pytest.mark.parametrize(
+    "says", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"]
+)
+def test_a_gpu_without_memory_is_the_films_refusal(says: str) -> None:
+    assert out_of_memory(RuntimeError(says))
