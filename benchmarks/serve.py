@@ -10,7 +10,7 @@ with that of fp32 eager in this process: probabilities within a bound (0.001, bf
 the operating point, which must be the same. It ends with 1 where one is wrong or refused, or a server did not run.
 
 Settings read w2 t1 b4: two workers of one torch thread, at most four films in a forward pass. Rivals run with each of
-several settings and count with the best at each number of callers; ours counts as `cxr-mtl package` and `cxr-mtl serve`
+three settings and count with the best at each number of callers; ours counts as `cxr-mtl package` and `cxr-mtl serve`
 make it. TorchServe's stock image_classifier runs at its defaults, with grey transforms, because its own fail on a
 picture of one channel. Rivals and stock do less than ours for a film: they decode, resize, run the network and give
 probabilities; ours also checks what was sent, and finds boxes, the tree and calibrated probabilities. The limit is a

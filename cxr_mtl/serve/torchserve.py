@@ -248,7 +248,8 @@ def _wait_until_ready(state_dir: Path, info: ServerInfo, wait: float) -> None:
 
 def _did_not_start(log_dir: Path) -> ServeError:
     why = cause(log_dir) or "no reason in its logs."
-    return ServeError(f"TorchServe did not start: {why}", hint=f"See {log_dir}.")
+    fewer = "Try fewer workers: --workers 1. " if "memory" in why else ""
+    return ServeError(f"TorchServe did not start: {why}", hint=f"{fewer}See {log_dir}.")
 
 
 def _end(process: psutil.Process, timeout: float) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cxr_mtl.paths import configs_dir
 from cxr_mtl.serve.logs import cause, failed_to_load, fresh_logs, mark
+from cxr_mtl.serve.torchserve import _did_not_start
 
 LINE = "2026-01-01T00:00:00,000 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - "
 
@@ -27,6 +28,15 @@ def test_the_workers_last_error_says_why(tmp_path: Path) -> None:
     )
     assert cause(logs) == "second"
     assert failed_to_load(logs)
+
+
+@pytest.mark.parametrize(
+    ("says", "fewer"), [("torch.OutOfMemoryError: CUDA out of memory.", True), ("KeyError: x", False)]
+)
+def test_workers_that_found_no_memory_at_the_start_should_be_fewer(tmp_path: Path, says: str, fewer: bool) -> None:
+    logs = fresh_logs(tmp_path)
+    (logs / "model_log.log").write_text(f"{LINE}{says}\n")
+    assert ("--workers 1" in str(_did_not_start(logs))) is fewer
 
 
 def test_only_what_was_written_since_counts(tmp_path: Path) -> None:
