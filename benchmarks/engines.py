@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from parts import engine_gpu
-from parts.engine_rivals import SIDE, Engine, Maps, engines
+from parts.engine_rivals import BOXED, FINDINGS, SIDE, Engine, Maps, engines
 from torch import Tensor
 
 from cxr_mtl.bundle import load_bundle
@@ -48,7 +48,7 @@ from cxr_mtl.package.prove import ProofFilms, compare, in_words, prove
 from cxr_mtl.predict.compiled import BFLOAT16, FLOAT32, About, can_bfloat16
 from cxr_mtl.predict.predictor import LocalPredictor
 
-FINDINGS, BOXED, FILMS = 20, 8, 4
+FILMS = 4
 ENCODERS = ["convnext_tiny", "swin_tiny_patch4_window7_224"]
 
 

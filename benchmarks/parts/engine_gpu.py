@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from parts.engine_rivals import BOXED, FINDINGS, SIDE
 from torch import Tensor
 
 from cxr_mtl.config import ModelConfig
@@ -20,7 +21,6 @@ from cxr_mtl.model.multitask import MultiTaskModel, make_model, normalise
 from cxr_mtl.predict.recorded import RecordedModel
 from cxr_mtl.types import Outputs
 
-SIDE, FINDINGS, BOXED = 224, 20, 8
 BATCHES = (1, 4, 16)
 WARM_UPS, PASSES = 5, 20
 Network = Callable[[Tensor], Outputs]

@@ -13,7 +13,7 @@ from cxr_mtl.model.multitask import MultiTaskModel
 from cxr_mtl.package.engine import convert_encoder
 from cxr_mtl.predict.compiled import BFLOAT16, FLOAT32, GRAPH, CompiledEncoder
 
-SIDE = 224
+SIDE, FINDINGS, BOXED = 224, 20, 8
 Maps = Callable[[Tensor], list[Tensor]]
 
 

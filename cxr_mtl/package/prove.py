@@ -136,7 +136,7 @@ def prove(
     same, again = {}, {}
     for point, cuts in bundle.operating_points.items():
         looks = exact.probability, other.probability, again_looked
-        same[point], again[point] = _calls(*looks, names, cuts, margins)
+        same[point], again[point] = calls_alike(*looks, names, cuts, margins)
     return Proof(
         margins,
         {
@@ -162,7 +162,7 @@ def compare(bundle: Bundle, exact: Answered, other: Answered) -> dict[str, Any]:
         "macro_auroc": _apart(_auroc(bundle, exact), _auroc(bundle, other)),
         "box_accuracy": _apart(_box_accuracy(bundle, exact), _box_accuracy(bundle, other)),
         "probability": {"mean": float(np.nanmean(apart)), "most": float(np.nanmax(apart))},
-        "same_calls_at_first": {point: _calls(*looks, names, cuts, {})[0] for point, cuts in points.items()},
+        "same_calls_at_first": {point: calls_alike(*looks, names, cuts, {})[0] for point, cuts in points.items()},
     }
 
 
@@ -185,7 +185,7 @@ def _in_float32(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def _calls(
+def calls_alike(
     exact: Floats,
     first: Floats,
     second: Floats,

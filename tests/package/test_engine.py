@@ -157,8 +157,8 @@ def test_second_looks_of_bfloat16_are_float32s(bundle: Bundle, equipped: Bundle)
 
 def test_a_second_look_that_is_wrong_is_seen_by_the_proof() -> None:
     exact, near, cuts, margins = np.array([[0.6]]), np.array([[0.51]]), {"Mass": 0.5}, {"Mass": 0.1}
-    assert proving._calls(exact, near, exact, ("Mass",), cuts, margins) == (1.0, 1.0)
-    assert proving._calls(exact, near, 1 - exact, ("Mass",), cuts, margins) == (0.0, 1.0)
+    assert proving.calls_alike(exact, near, exact, ("Mass",), cuts, margins) == (1.0, 1.0)
+    assert proving.calls_alike(exact, near, 1 - exact, ("Mass",), cuts, margins) == (0.0, 1.0)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.1))
@@ -309,8 +309,8 @@ def test_second_looks_mend_calls() -> None:
     exact = np.array([[0.51, 0.1], [0.30, 0.6], [0.9, 0.9], [0.1, 0.1]])
     other = np.array([[0.49, 0.1], [0.60, 0.6], [0.9, 0.9], [0.1, 0.1]])
     names, cuts = ("Mass", "Edema"), {"Mass": 0.5, "Edema": 0.5}
-    assert proving._calls(exact, other, exact, names, cuts, {"Mass": 0.0, "Edema": 0.0}) == (0.5, 0.0)
-    assert proving._calls(exact, other, exact, names, cuts, {"Mass": 0.02, "Edema": 0.0}) == (0.75, 0.25)
+    assert proving.calls_alike(exact, other, exact, names, cuts, {"Mass": 0.0, "Edema": 0.0}) == (0.5, 0.0)
+    assert proving.calls_alike(exact, other, exact, names, cuts, {"Mass": 0.02, "Edema": 0.0}) == (0.75, 0.25)
 
 
 @pytest.mark.slow
